@@ -1,0 +1,21 @@
+"""jbdot: multiplies arrays along chosen axes, exactly as each framework meant it."""
+
+from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot.contract import contract, dot_general
+from jbdot.contraction import Contraction
+from jbdot.keras_tf1 import batch_dot, dot
+from jbdot.tensorflow import matmul
+
+__all__ = [
+    "Contraction",
+    "batch_dot",
+    "contract",
+    "dot",
+    "dot_general",
+    "keras",
+    "keras_tf1",
+    "matmul",
+    "mxnet",
+    "tensorflow",
+    "theano",
+]

@@ -1,0 +1,92 @@
+"""The core's own front doors: a contraction said by its labels or its dimension numbers."""
+
+from typing import Any
+
+import jax
+
+from jbdot.contraction import Contraction
+from jbdot.errors import BadType
+from jbdot.front_door import perform, plans
+from jbdot.planned import Operand, Planned
+
+
+def contract(
+    contraction: Contraction | str, lhs: Any, rhs: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
+    """Multiplies two arrays as a contraction says.
+
+    `contract("b m k, b k n -> b m n", lhs, rhs)` is `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`.
+
+    Args:
+        contraction: A `Contraction`, or its string: labels with spaces between, or einsum's
+            letters ("bmk,bkn->bmn"); `1` is a unit axis, `...` stands for axes that broadcast.
+        lhs: Array with an axis for each label of `contraction.lhs`.
+        rhs: Array with an axis for each label of `contraction.rhs`.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`, for the result's own axes.
+
+    Returns:
+        Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`.
+
+    Raises:
+        TypeError: contraction is neither a Contraction nor a string.
+        ValueError: The string is malformed, or a rank or size does not fit the labels.
+
+    Differs: `dot_general` names axes by number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> contract("batch query dim, batch key dim -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
+        (2, 3, 5)
+    """
+    return perform(contract, lhs, rhs, (contraction,), precision, preferred_element_type, out_sharding)
+
+
+@plans(contract)
+def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
+    if isinstance(contraction, str):
+        contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
+    if not isinstance(contraction, Contraction):
+        raise BadType("contraction is a Contraction or its string", f"got a {type(contraction).__name__}")
+    return Planned(contraction, sparse=lhs.sparse)
+
+
+def dot_general(
+    lhs: Any, rhs: Any, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None, *, out_sharding: Any = None
+) -> jax.Array:
+    """Multiplies two arrays as dimension numbers say: `lax.dot_general`, through a `Contraction`.
+
+    Takes what `lax.dot_general` takes, and can stand where a library lets a `dot_general` be
+    injected: `flax.linen.Dense(dot_general=jbdot.dot_general)`.
+
+    Args:
+        lhs: Array of any rank.
+        rhs: Array of any rank.
+        dimension_numbers: `((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`, each a
+            sequence of 0-based axes, not negative.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+
+    Returns:
+        Array (batch..., lhs' other axes..., rhs' other axes...) of the dtype of `lax.dot_general`.
+
+    Raises:
+        TypeError: dimension_numbers have another form.
+        ValueError: An axis is out of range or has two roles, or paired sizes differ.
+
+    Differs: `contract` names axes by label.
+    Source: `jax.lax.dot_general`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), (((2,), (1,)), ((0,), (0,)))).shape
+        (2, 3, 5)
+    """
+    return perform(dot_general, lhs, rhs, (dimension_numbers,), precision, preferred_element_type, out_sharding)
+
+
+@plans(dot_general)
+def _dot_general(lhs: Operand, rhs: Operand, dimension_numbers: Any) -> Planned:
+    return Planned(Contraction.from_dimension_numbers(dimension_numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse)

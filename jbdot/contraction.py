@@ -1,0 +1,396 @@
+"""The one object: which axes of two arrays are batch, contracting and free.
+
+Every dot, matmul, tensordot and two-operand einsum is a `Contraction`: three tuples of
+axis labels, one for each operand and one for the result. Only the labels are stored;
+roles, dimension numbers, shapes, costs and formulas are read off them.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from jbdot.errors import BadType, BadValue
+
+Labels = tuple[str | None, ...]
+Shape = tuple[int, ...]
+Axes = tuple[int, ...]
+DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
+
+UNIT: Final = "1"  # how a unit axis, the label None, is written in a string
+
+# The letters that front doors and dimension numbers give to axes, by role: disjoint pools.
+BATCH: Final = "bcdefgh"
+CONTRACTING: Final = "krst"
+LHS_FREE: Final = "mijlopq"
+RHS_FREE: Final = "nuvwxyz"
+_SPARE: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZaijlmnopquvwxyzbcdefghkrst"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    """Says how the axes of two arrays pair up, for `out = sum over contracting of lhs * rhs`.
+
+    A label that both operands and the result have is *batch*. One that only the operands
+    share is *contracting*: paired and summed. One that an operand and the result have is
+    *free*. A label of one operand alone is summed there, before the product (einsum's
+    `"ij,jk->k"`); one that stands twice in an operand reads its diagonal. `None` marks a
+    unit axis: dropped from an operand, inserted in the result.
+
+    Args:
+        lhs: A label for each axis of the left operand.
+        rhs: A label for each axis of the right operand.
+        out: A label for each axis of the result, each at most once.
+
+    Raises:
+        TypeError: A label is neither a string nor None.
+        ValueError: A label is not a word, stands twice in `out`, or is in no operand.
+
+    Example:
+        >>> c = Contraction(("b", "m", "k"), ("b", "k", "n"), ("b", "m", "n"))
+        >>> print(c)
+        b m k, b k n -> b m n
+        >>> c.batch, c.contracting, c.lhs_free, c.rhs_free
+        (('b',), ('k',), ('m',), ('n',))
+        >>> c.dimension_numbers
+        (((2,), (1,)), ((0,), (0,)))
+        >>> c.out_shape((10, 4, 5), (10, 5, 8))
+        (10, 4, 8)
+    """
+
+    lhs: Labels
+    rhs: Labels
+    out: Labels
+
+    def __post_init__(self) -> None:
+        for name in ("lhs", "rhs", "out"):
+            object.__setattr__(self, name, _checked_labels(name, getattr(self, name)))
+        kept = [label for label in self.out if label is not None]
+        for label in kept:
+            if label not in self.lhs and label not in self.rhs:
+                raise BadValue("each label of the result is in an operand", f"{label!r} of '{self}' is in neither")
+        if len(set(kept)) != len(kept):
+            raise BadValue("a label stands once in the result", f"'{self}' repeats one")
+
+    @functools.cached_property
+    def _hash(self) -> int:  # asked for on every call that plans: the labels are walked once
+        return hash((self.lhs, self.rhs, self.out))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    # Other ways to write one.
+
+    @classmethod
+    def parse(cls, text: str, lhs_shape: Shape | None = None, rhs_shape: Shape | None = None) -> "Contraction":
+        """Reads `"b m k, b k n -> b m n"`, or einsum's `"bmk,bkn->bmn"`.
+
+        Where a space stands between two labels, labels are words; else each letter is one, as
+        in einsum. `1` is a unit axis. Without `->` the result has, sorted, the labels that
+        stand once. An ellipsis needs the operands' shapes, which say how many axes it stands
+        for; those broadcast as in NumPy.
+
+        Raises:
+            ValueError: The text is no contraction of two operands.
+
+        Example:
+            >>> Contraction.parse("bmk,bkn->bmn")
+            Contraction.parse('b m k, b k n -> b m n')
+            >>> print(Contraction.parse("...ij,...jk->...ik", (7, 2, 3), (3, 4)))
+            A i j, j k -> A i k
+        """
+        inputs, arrow, result = text.partition("->")
+        terms = inputs.split(",")
+        if len(terms) != 2:
+            raise BadValue("a contraction has two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'")
+        words = re.search(r"\w\s+\w", text) is not None
+        lhs, rhs = (_tokens(term, words) for term in terms)
+        if arrow:
+            out = _tokens(result, words)
+        else:
+            both = [*lhs, *rhs]
+            out = ["..."] * ("..." in both) + sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
+        if "..." in (*lhs, *rhs, *out):
+            lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape)
+        return cls(*(tuple(None if token == UNIT else token for token in side) for side in (lhs, rhs, out)))
+
+    @classmethod
+    def from_dimension_numbers(cls, dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> "Contraction":
+        """Names the axes of `lax.dot_general`'s dimension numbers, which are 0-based and not negative.
+
+        Raises:
+            ValueError: An axis is out of range or has two roles, or paired lists differ in length.
+
+        Example:
+            >>> print(Contraction.from_dimension_numbers((((2,), (1,)), ((0,), (0,))), 3, 3))
+            b m k, b k n -> b m n
+        """
+        (lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch) = _checked_numbers(dimension_numbers, lhs_ndim, rhs_ndim)
+        paired = names(BATCH, len(lhs_batch)) + names(CONTRACTING, len(lhs_contracting))
+        lhs_of = dict(zip(lhs_batch + lhs_contracting, paired, strict=True))
+        rhs_of = dict(zip(rhs_batch + rhs_contracting, paired, strict=True))
+        lhs_free, rhs_free = names(LHS_FREE, lhs_ndim - len(lhs_of)), names(RHS_FREE, rhs_ndim - len(rhs_of))
+        lhs_rest, rhs_rest = iter(lhs_free), iter(rhs_free)
+        return cls(
+            tuple(lhs_of[axis] if axis in lhs_of else next(lhs_rest) for axis in range(lhs_ndim)),
+            tuple(rhs_of[axis] if axis in rhs_of else next(rhs_rest) for axis in range(rhs_ndim)),
+            paired[: len(lhs_batch)] + lhs_free + rhs_free,
+        )
+
+    # Roles, read off the labels. The example is always "b m k, b k n -> b m n".
+
+    @functools.cached_property
+    def batch(self) -> tuple[str, ...]:
+        """Labels of both operands and the result, in the result's order: `("b",)`."""
+        return _once(label for label in self.out if label in self.lhs and label in self.rhs)
+
+    @functools.cached_property
+    def contracting(self) -> tuple[str, ...]:
+        """Labels of both operands that the result has not, in lhs' order: `("k",)`."""
+        return _once(label for label in self.lhs if label in self.rhs and label not in self.out)
+
+    @functools.cached_property
+    def lhs_free(self) -> tuple[str, ...]:
+        """Labels of lhs and the result alone, in lhs' order: `("m",)`."""
+        return _once(label for label in self.lhs if label in self.out and label not in self.rhs)
+
+    @functools.cached_property
+    def rhs_free(self) -> tuple[str, ...]:
+        """Labels of rhs and the result alone, in rhs' order: `("n",)`."""
+        return _once(label for label in self.rhs if label in self.out and label not in self.lhs)
+
+    @functools.cached_property
+    def summed(self) -> tuple[str, ...]:
+        """Labels of a single operand that the result has not, summed before the product: `()`."""
+        return _once(label for label in (*self.lhs, *self.rhs) if label not in (*self.out, *self.contracting))
+
+    def role(self, label: str | None) -> str:
+        """Names the role of a label: batch, contracting, free, summed or unit."""
+        for role in ("batch", "contracting", "lhs_free", "rhs_free", "summed"):
+            if label in getattr(self, role):
+                return role[-4:] if role.endswith("free") else role
+        return "unit"
+
+    # What `lax.dot_general` is told.
+
+    @functools.cached_property
+    def lhs_kept(self) -> tuple[str, ...]:
+        """Labels of lhs once unit, summed and repeated axes are gone: `("b", "m", "k")`."""
+        return _once(label for label in self.lhs if label not in self.summed)
+
+    @functools.cached_property
+    def rhs_kept(self) -> tuple[str, ...]:
+        """Labels of rhs once unit, summed and repeated axes are gone: `("b", "k", "n")`."""
+        return _once(label for label in self.rhs if label not in self.summed)
+
+    @functools.cached_property
+    def dimension_numbers(self) -> DimensionNumbers:
+        """`((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`, axes counted in `lhs_kept`, `rhs_kept`: `(((2,), (1,)), ((0,), (0,)))`."""
+        contracting = _positions(self.contracting, self.lhs_kept), _positions(self.contracting, self.rhs_kept)
+        batch = _positions(self.batch, self.lhs_kept), _positions(self.batch, self.rhs_kept)
+        return contracting, batch
+
+    @functools.cached_property
+    def dot_out(self) -> tuple[str, ...]:
+        """Labels of what `lax.dot_general` returns: batch, lhs free, rhs free: `("b", "m", "n")`."""
+        return self.batch + self.lhs_free + self.rhs_free
+
+    @functools.cached_property
+    def permutation(self) -> Axes:
+        """Where each label of the result stands in `dot_out`: `(0, 1, 2)`."""
+        return _positions(_once(self.out), self.dot_out)
+
+    # Sizes and costs, once shapes are known.
+
+    def sizes(self, lhs_shape: Shape, rhs_shape: Shape, names: tuple[str, str] = ("lhs", "rhs")) -> dict[str, int]:
+        """Maps each label to its length, and checks that the two shapes agree on it.
+
+        Raises:
+            ValueError: A rank or a size does not fit the labels.
+        """
+        sizes: dict[str, int] = {}
+        first: dict[str, str] = {}
+        for name, labels, shape in zip(names, (self.lhs, self.rhs), (lhs_shape, rhs_shape), strict=True):
+            if len(labels) != len(shape):
+                raise BadValue(
+                    "an operand has one axis for each of its labels",
+                    f"{name} has rank {len(shape)} for the {len(labels)} labels '{_joined(labels)}'",
+                )
+            for axis, (label, size) in enumerate(zip(labels, shape, strict=True)):
+                here = f"axis {axis} of {name} has size {size}"
+                if label is None:
+                    if size != 1:
+                        raise BadValue("a unit axis has size 1", here)
+                elif sizes.setdefault(label, size) != size:
+                    raise BadValue(f"the {self.role(label)} axes of one label have one size", f"{first[label]}, {here} ({label!r} in '{self}')")
+                else:
+                    first.setdefault(label, here)
+        return sizes
+
+    def out_shape(self, lhs_shape: Shape, rhs_shape: Shape) -> Shape:
+        """Gives the result's shape: the size of each label of `out`, 1 for a unit axis."""
+        sizes = self.sizes(lhs_shape, rhs_shape)
+        return tuple(1 if label is None else sizes[label] for label in self.out)
+
+    def flops(self, lhs_shape: Shape, rhs_shape: Shape) -> int:
+        """Counts 2 FLOP for each multiply-add: twice the product of the sizes of `dot_out` and `contracting`."""
+        sizes = self.sizes(lhs_shape, rhs_shape)
+        return 2 * math.prod(sizes[label] for label in self.dot_out + self.contracting)
+
+    def bytes(self, lhs_shape: Shape, rhs_shape: Shape, itemsizes: tuple[int, int, int]) -> tuple[int, int]:
+        """Gives (bytes read, bytes written) when each operand is read once and the result is written once.
+
+        Args:
+            itemsizes: Bytes per element of lhs, rhs and the result.
+        """
+        lhs, rhs, out = itemsizes
+        read = math.prod(lhs_shape) * lhs + math.prod(rhs_shape) * rhs
+        return read, math.prod(self.out_shape(lhs_shape, rhs_shape)) * out
+
+    # Ways to read one.
+
+    def __str__(self) -> str:
+        return f"{_joined(self.lhs)}, {_joined(self.rhs)} -> {_joined(self.out)}"
+
+    def __repr__(self) -> str:
+        return f"Contraction.parse({str(self)!r})"
+
+    @functools.cached_property
+    def einsum(self) -> str:
+        """The einsum string, without unit axes: `"bmk,bkn->bmn"`. A label of several letters gets one of its own."""
+        labels = _once((*self.lhs, *self.rhs))
+        spare = (letter for letter in _SPARE if letter not in labels)
+        letters = {label: label if len(label) == 1 else next(spare) for label in labels}
+        lhs, rhs, out = ("".join(letters[label] for label in side if label is not None) for side in (self.lhs, self.rhs, self.out))
+        return f"{lhs},{rhs}->{out}"
+
+    def formula(self, lhs: str = "lhs", rhs: str = "rhs", out: str = "out") -> str:
+        """Writes the contraction with indices: `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`."""
+        summed = self.contracting + self.summed
+        total = f"sum_{{{','.join(summed)}}} " if len(summed) > 1 else f"sum_{summed[0]} " if summed else ""
+        return f"{out}{_indexed(self.out)} = {total}{lhs}{_indexed(self.lhs)} * {rhs}{_indexed(self.rhs)}"
+
+
+def names(pool: str, count: int) -> tuple[str, ...]:
+    """Takes `count` labels of a pool; past its end come b1, b2, ...
+
+    Example:
+        >>> names("mn", 4)
+        ('m', 'n', 'm1', 'm2')
+    """
+    return tuple(pool[:count]) + tuple(f"{pool[0]}{i}" for i in range(1, count - len(pool) + 1))
+
+
+def broadcast(lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BATCH) -> tuple[Labels, Labels, tuple[str, ...]]:
+    """Labels axes that broadcast as in NumPy: aligned at the right; a size 1 that stretches is a unit axis.
+
+    Returns:
+        Labels of lhs, of rhs and of the result.
+
+    Raises:
+        ValueError: Two sizes differ and neither is 1.
+
+    Example:
+        >>> broadcast((7, 1, 3), (2, 3))
+        (('b', None, 'd'), ('c', 'd'), ('b', 'c', 'd'))
+    """
+    out = names(pool, max(len(lhs_shape), len(rhs_shape)))
+    lhs: list[str | None] = list(out[len(out) - len(lhs_shape) :])
+    rhs: list[str | None] = list(out[len(out) - len(rhs_shape) :])
+    for axis in range(-min(len(lhs), len(rhs)), 0):
+        left, right = lhs_shape[axis], rhs_shape[axis]
+        if left == right:
+            continue
+        if left != 1 and right != 1:
+            raise BadValue(
+                "batch axes have equal sizes, or one of the two is 1",
+                f"axis {len(lhs) + axis} of the left operand has size {left}, axis {len(rhs) + axis} of the right one has size {right}",
+            )
+        (lhs if left == 1 else rhs)[axis] = None
+    return tuple(lhs), tuple(rhs), out
+
+
+def _checked_labels(name: str, labels: Any) -> Labels:
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise BadType("labels come as a tuple", f"{name} is {labels!r}", "Contraction.parse reads a string")
+    found: list[str | None] = []
+    for label in labels:  # pyright: ignore[reportUnknownVariableType]
+        if label is not None and not isinstance(label, str):
+            raise BadType("a label is a string, or None for a unit axis", f"{name} has {label!r}")
+        if label is not None and not re.fullmatch(r"[A-Za-z_]\w*", label):
+            raise BadValue("a label is a word", f"{name} has {label!r}")
+        found.append(label)
+    return tuple(found)
+
+
+def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> DimensionNumbers:
+    try:
+        (lc, rc), (lb, rb) = (tuple(tuple(int(axis) for axis in axes) for axes in pair) for pair in dimension_numbers)
+    except (TypeError, ValueError):
+        raise BadType(
+            "dimension_numbers are ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)), each a sequence of axes",
+            f"given {dimension_numbers!r}",
+        ) from None
+    for role, left, right in (("contracting", lc, rc), ("batch", lb, rb)):
+        if len(left) != len(right):
+            raise BadValue(f"{role} axes come in pairs", f"{list(left)} of lhs, {list(right)} of rhs")
+    for name, axes, ndim in (("lhs", lb + lc, lhs_ndim), ("rhs", rb + rc, rhs_ndim)):
+        for axis in axes:
+            if not 0 <= axis < ndim:
+                raise BadValue("an axis lies between 0 and its operand's rank", f"axis {axis} of {name}, which has rank {ndim}")
+        if len(set(axes)) != len(axes):
+            raise BadValue("an axis has one role", f"{list(axes)} of {name} repeats one")
+    return (lc, rc), (lb, rb)
+
+
+def _tokens(term: str, words: bool) -> list[str]:
+    """Cuts one operand's term into labels, UNIT and "..."."""
+    tokens: list[str] = re.findall(r"\.\.\.|[A-Za-z_]\w*|1" if words else r"\.\.\.|[A-Za-z]|1", term)
+    if "".join(tokens) != re.sub(r"\s", "", term):
+        raise BadValue("labels are letters, or words with spaces between", f"{term.strip()!r}", "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'")
+    if tokens.count("...") > 1:
+        raise BadValue("an operand has one ellipsis at most", f"{term.strip()!r}")
+    return tokens
+
+
+def _spread(
+    text: str, lhs: list[str], rhs: list[str], out: list[str], lhs_shape: Shape | None, rhs_shape: Shape | None
+) -> tuple[list[str], list[str], list[str]]:
+    """Puts labels where an ellipsis stands, by the operands' shapes."""
+    if lhs_shape is None or rhs_shape is None:
+        raise BadValue("an ellipsis needs the operands' shapes", repr(text), "Hand them to parse, or the string to contract")
+    spans: list[Shape] = []
+    for name, tokens, shape in (("lhs", lhs, lhs_shape), ("rhs", rhs, rhs_shape)):
+        count = len(shape) - len(tokens) + 1 if "..." in tokens else 0
+        if count < 0:
+            raise BadValue("an operand has an axis for each of its labels", f"{name} has rank {len(shape)} for '{' '.join(tokens)}'")
+        start = tokens.index("...") if count else 0
+        spans.append(shape[start : start + count])
+    left, right, both = broadcast(*spans, pool="".join(letter for letter in _SPARE if letter not in (*lhs, *rhs)))
+    if both and "..." not in out:
+        raise BadValue("the axes of an ellipsis are in the result", f"{text!r} would sum {len(both)} unnamed axes", "Write '...' after '->' too")
+    return _filled(lhs, left), _filled(rhs, right), _filled(out, both)
+
+
+def _filled(tokens: list[str], labels: Labels) -> list[str]:
+    spelt = [UNIT if label is None else label for label in labels]
+    return list(itertools.chain.from_iterable(spelt if token == "..." else [token] for token in tokens))
+
+
+def _positions(labels: tuple[str, ...], among: tuple[str, ...]) -> Axes:
+    return tuple(among.index(label) for label in labels)
+
+
+def _once(labels: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(label for label in dict.fromkeys(labels) if label is not None)
+
+
+def _joined(labels: Labels) -> str:
+    return " ".join(UNIT if label is None else label for label in labels)
+
+
+def _indexed(labels: Labels) -> str:
+    return f"[{','.join('0' if label is None else label for label in labels)}]" if labels else ""

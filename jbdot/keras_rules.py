@@ -1,0 +1,175 @@
+"""What both Keras dialects share: the dot, the layer, and which dtypes TensorFlow multiplies.
+
+Nothing here is a front door; `keras_tf1` and `keras` hold only how they differ.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+from jax import numpy as jnp
+
+from jbdot.contraction import Contraction, names
+from jbdot.errors import BadIndex, BadType, BadValue, Refusal
+from jbdot.front_door import perform, public_name
+from jbdot.planned import AS_IS, Entry, Operand, Planned
+
+DOT_LHS: Final = "abcdefgh"  # of the article's formula: c[a,b,c,i,j,k] = sum_r w[a,b,c,r] x[i,j,r,k]
+DOT_RHS: Final = "ijklmnop"
+
+
+class Dtypes:
+    """The dtypes that one op of a framework multiplies.
+
+    Args:
+        allowed: Their names, with spaces between.
+        refusal: What the framework raises for another dtype, and for two that differ.
+        no_kernel: Names that the op's definition allows, and that no kernel computes.
+    """
+
+    def __init__(self, allowed: str, refusal: type[Refusal] = BadType, no_kernel: str = "") -> None:
+        self.allowed, self.refusal, self.no_kernel = allowed.split(), refusal, no_kernel.split()
+
+    def check(self, x: Operand, y: Operand) -> None:
+        """Refuses operands that the op does not take."""
+        for operand in (x, y):
+            if operand.dtype.name not in self.allowed:
+                raise self.refusal(f"the framework multiplies {', '.join(self.allowed)}", f"{operand.name} is {operand.dtype.name}", "Cast it first")
+        if x.dtype != y.dtype:
+            raise self.refusal("both operands have one dtype", f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}", "Cast one of them first")
+
+    def check_kernel(self, x: Operand) -> None:
+        """Refuses a dtype that the framework could name and not compute."""
+        if x.dtype.name in self.no_kernel:
+            raise BadValue("the framework has a kernel for the dtype", f"there was none for {x.dtype.name}", "Cast to float32 first")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFlow:
+    """The dtypes of one TensorFlow's products on CPU."""
+
+    matmul: Dtypes
+    sparse: Dtypes
+    sparse_operand: type[Refusal]
+
+    def enter_matmul(self, x: Operand, y: Operand) -> tuple[Entry, Entry]:
+        """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
+        if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
+            return tuple(Entry(dtype=other.dtype) if operand.dtype.name == "bfloat16" else AS_IS for operand, other in ((x, y), (y, x)))  # pyright: ignore[reportReturnType]
+        self.matmul.check(x, y)
+        return AS_IS, AS_IS
+
+
+def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
+    """Plans `K.dot`: Keras flattened to matrices where a rank is above 2, and multiplied those."""
+    if x.sparse or y.sparse:
+        return _sparse_dot(x, y, backend)
+    flattened = x.ndim > 2 or y.ndim > 2
+    if flattened:
+        for operand, needed in ((x, 1), (y, 2)):
+            if operand.ndim < needed:
+                raise BadIndex("the contracted axes exist: the last of x, the last but one of y", f"{operand.name} has rank {operand.ndim}")
+    lhs_entry, rhs_entry = backend.enter_matmul(x, y)
+    if not flattened and (x.ndim, y.ndim) != (2, 2):
+        raise BadValue("an operand has rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}", "Add the axis that is meant")
+    lhs, rhs = (*names(DOT_LHS, x.ndim - 1), "r"), names(DOT_RHS, y.ndim - 1)
+    rhs = (*rhs[:-1], "r", rhs[-1])
+    check_pair(x, y, x.ndim - 1, y.ndim - 2)
+    return Planned(Contraction(lhs, rhs, (*lhs[:-1], *rhs[:-2], rhs[-1])), lhs_entry, rhs_entry)
+
+
+def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
+    if y.sparse or x.ndim > 2 or y.ndim > 2:
+        raise backend.sparse_operand(
+            "a sparse operand is the first one, and both have rank 2",
+            f"{x.name} has rank {x.ndim}{' (sparse)' * x.sparse}, {y.name} has rank {y.ndim}{' (sparse)' * y.sparse}",
+        )
+    backend.sparse.check(x, y)
+    if (x.ndim, y.ndim) != (2, 2):
+        raise BadValue("a sparse product takes matrices", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
+    check_pair(x, y, 1, 0)
+    backend.sparse.check_kernel(x)
+    return Planned(Contraction(("a", "r"), ("r", "i"), ("a", "i")), sparse=True)
+
+
+def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "") -> None:
+    """Refuses contracted axes of different sizes."""
+    if x.shape[x_axis] != y.shape[y_axis]:
+        raise BadValue(
+            "the contracted axes have equal sizes",
+            f"axis {x_axis} of {x.name} has size {x.shape[x_axis]}, axis {y_axis} of {y.name} has size {y.shape[y_axis]}",
+            remedy,
+        )
+
+
+class DotLayer:
+    """`keras.layers.Dot`, around the `batch_dot` of its module."""
+
+    def __init__(self, axes: Any, normalize: bool = False) -> None:
+        try:
+            check_layer_axes(axes)
+        except Refusal as refusal:
+            raise refusal.told(public_name(type(self)), f"axes={axes!r}") from None
+        self.axes, self.normalize = axes, normalize
+
+    def __call__(self, inputs: Sequence[Any], *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+        """Answers for a list of two arrays."""
+        x, y = self.operands(inputs)
+        return perform(type(self), x, y, (self.axes, self.normalize), precision, preferred_element_type, out_sharding)
+
+    def operands(self, inputs: Any) -> tuple[Any, Any]:
+        """Takes the two operands out of the list that the layer is called with.
+
+        Raises:
+            ValueError: It is no list of two.
+        """
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:  # pyright: ignore[reportUnknownArgumentType]
+            refusal = BadValue("the layer is called with a list of two arrays", f"got a {type(inputs).__name__}")  # pyright: ignore[reportUnknownArgumentType]
+            raise refusal.told(public_name(type(self)), f"axes={self.axes!r}")
+        return inputs[0], inputs[1]  # pyright: ignore[reportUnknownVariableType]
+
+
+def check_layer_axes(axes: Any) -> None:
+    """Refuses axes that the layer's constructor refused."""
+    if isinstance(axes, int):
+        return
+    if not isinstance(axes, (list, tuple)):
+        raise BadType("axes are an int or a pair of ints", f"got a {type(axes).__name__}")
+    kinds = [type(axis).__name__ for axis in axes]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if len(kinds) != 2 or not all(isinstance(axis, int) for axis in axes):  # pyright: ignore[reportUnknownVariableType]
+        raise BadValue("axes are an int or a pair of ints", f"got {kinds}")
+
+
+def autocast(*operands: Operand) -> tuple[Operand, ...]:
+    """Gives floating operands the dtype of a Keras 2 layer, float32."""
+    return tuple(
+        dataclasses.replace(operand, dtype=jnp.dtype("float32")) if jnp.issubdtype(operand.dtype, jnp.floating) else operand
+        for operand in operands
+    )
+
+
+def dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Callable[..., Planned], normalizable: Dtypes) -> Planned:
+    """Plans `Dot(axes, normalize)([x, y])`: checks the axes, normalizes, and leaves the rest to `batch_dot`."""
+    check_layer_axes(axes)
+    pair = (axes, axes) if isinstance(axes, int) else tuple(axes)
+    for operand, axis in zip((x, y), pair, strict=True):
+        if operand.ndim == 0 and isinstance(axes, int) and axes < 0:
+            raise BadValue("an operand has an axis to contract", f"{operand.name} is a scalar")
+        # An int below 0 counts modulo the rank, a pair is indexed as it stands.
+        if not (isinstance(axes, int) and axis < 0) and not -operand.ndim <= axis < operand.ndim:
+            raise BadIndex("an axis lies within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+    x_axis, y_axis = (axis % operand.ndim for operand, axis in zip((x, y), pair, strict=True))
+    check_pair(x, y, x_axis, y_axis)
+    if normalize:
+        for operand in (x, y):
+            normalizable.check(operand, operand)
+            normalizable.check_kernel(operand)
+    planned = batch_dot(x, y, [x_axis, y_axis])
+    if not normalize:
+        return planned
+    return dataclasses.replace(
+        planned,
+        lhs=dataclasses.replace(planned.lhs, normalize=x_axis),
+        rhs=dataclasses.replace(planned.rhs, normalize=y_axis),
+    )

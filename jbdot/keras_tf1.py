@@ -1,0 +1,257 @@
+"""`keras.backend` and `keras.layers.Dot` as Keras 2.1.6 to 2.2.4 on TensorFlow 1 had them, and tf.keras 1.x.
+
+Here all leading axes of `batch_dot` are batch axes. Source: keras/backend/tensorflow_backend.py
+and keras/layers/merge.py of Keras 2.2.4, tensorflow/python/ops/math_ops.py of TensorFlow 1.13.1.
+"""
+
+import dataclasses
+import operator
+from typing import Any
+
+import jax
+
+from jbdot import keras_rules as rules
+from jbdot.contraction import BATCH, Contraction, Labels, Shape, broadcast, names
+from jbdot.errors import BadIndex, BadType, BadValue
+from jbdot.front_door import perform, plans
+from jbdot.planned import AS_IS, Entry, Operand, Planned
+
+# What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
+# a TypeError; one that has no kernel fails when the graph runs.
+_NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
+_ALL_NUMBERS = f"{_NUMBERS} uint8 int8 uint16 int16"
+_TENSORFLOW = rules.TensorFlow(
+    matmul=rules.Dtypes(_NUMBERS),
+    sparse=rules.Dtypes(f"{_ALL_NUMBERS} uint32 uint64 bool", no_kernel="bfloat16 float16 int8 uint8 int16 uint16 uint32 int64 uint64 bool"),
+    sparse_operand=BadType,
+)
+_BATCH_MATMUL = rules.Dtypes(_NUMBERS, no_kernel="bfloat16")
+_MULTIPLY = rules.Dtypes(_ALL_NUMBERS)
+_NORMALIZE = rules.Dtypes("bfloat16 float16 float32 float64", no_kernel="bfloat16")
+
+
+def dot(x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+    """Multiplies along the last axis of x and the last but one of y.
+
+    `out[a,b,c,i,j,k] = sum_r x[a,b,c,r] * y[i,j,r,k]`, for x and y of any rank from 2.
+
+    Args:
+        x: Array (..., R), or a BCOO (M, R).
+        y: Array (..., R, N), of x's dtype.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+
+    Returns:
+        Array (*x.shape[:-1], *y.shape[:-2], N) of the operands' dtype.
+
+    Raises:
+        ValueError: The two sizes R differ, or a rank is too low.
+        IndexError: An operand has no such axis (a scalar, or a vector y where x has rank 3).
+        TypeError: The dtypes differ, or Keras' backend had no product for them.
+
+    Differs: `batch_dot` pairs the leading axes; this takes all pairs of them.
+    Source: `keras.backend.dot`, Keras 2.2.4 on TensorFlow 1.13.1; every later Keras agrees.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> dot(jnp.ones((2, 3, 4)), jnp.ones((7, 4, 5))).shape
+        (2, 3, 7, 5)
+    """
+    return perform(dot, x, y, (), precision, preferred_element_type, out_sharding)
+
+
+@plans(dot)
+def _dot(x: Operand, y: Operand) -> Planned:
+    planned = rules.dot(x, y, _TENSORFLOW)
+    if max(x.ndim, y.ndim) > 2 and x.shape[-1] == 0:
+        raise BadValue(
+            "the operands can be flattened to matrices, which TensorFlow 1 cannot with a contracted size of 0",
+            f"axis {x.ndim - 1} of {x.name} has size 0",
+            "jbdot.keras.dot gives the zeros that this sum is",
+        )
+    return planned
+
+
+def batch_dot(
+    x: Any, y: Any, axes: Any = None, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
+    """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands.
+
+    `out[b,h,m,n] = sum_k x[b,h,m,k] * y[b,h,k,n]`. An operand of lower rank gets unit axes at
+    its end, which the result loses again. Two operands of rank 2 are multiplied elementwise,
+    broadcasting, and summed along `axes[1]`: `out[b,0] = sum_k x[b,k] * y[b,k]`.
+
+    Args:
+        x: Array of rank 2 or more.
+        y: Array of rank 2 or more, of x's dtype.
+        axes: The axis to contract, 0-based: None (last of x, last but one of y), an int for
+            both, or a pair. In rank 3 and up, x's last axis is contracted if `axes[0]` names it
+            and the last but one for any other value; y's last if `axes[1]` names it. Negative
+            axes are not read as the last ones.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+
+    Returns:
+        Array (batch..., M, N) of the operands' dtype; (batch, 1) where both have rank 2.
+
+    Raises:
+        ValueError: Contracted or batch sizes differ, a rank is below 2, axes hold a list, or a
+            unit axis cannot be dropped.
+        TypeError: axes cannot be indexed, the dtypes differ, or there was no product for them.
+        IndexError: axes have one element.
+
+    Differs: `jbdot.keras.batch_dot` takes axis 0 alone as batch, and keeps all other axes.
+    Source: `keras.backend.batch_dot`, Keras 2.2.4 on TensorFlow 1.13.1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> batch_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
+        (10, 12, 4, 8)
+    """
+    return perform(batch_dot, x, y, (axes,), precision, preferred_element_type, out_sharding)
+
+
+@plans(batch_dot)
+def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
+    x_axis, y_axis = _axes(x, y, axes)
+    rank = max(x.ndim, y.ndim)
+    planned = _elementwise(x, y, x_axis, y_axis) if rank == 2 else _batch_matmul(x, y, rank, x_axis, y_axis)
+    planned = _squeezed(planned, x, y)
+    c = planned.contraction
+    return _relabelled(planned, c.lhs, c.rhs, (*c.out, None)) if len(c.out) == 1 else planned
+
+
+class Dot(rules.DotLayer):
+    """Dot product of two arrays' samples: a layer around `keras_tf1.batch_dot`.
+
+    `Dot(axes, normalize)([x, y])` is `batch_dot(x, y, axes)` after checks; negative axes count
+    from the end. With `normalize`, x and y are first divided by their L2 norms along the axes:
+    `out[b,0] = sum_k x[b,k] * y[b,k] / (|x[b]| |y[b]|)`.
+
+    Args:
+        axes: An int for both, or a pair of ints.
+        normalize: Whether to divide by the norms (cosine proximity).
+
+    Raises:
+        TypeError: axes are neither an int nor a list or tuple; dtypes as in `batch_dot`.
+        ValueError: axes are no pair of ints, the sizes along them differ, or as in `batch_dot`.
+        IndexError: An axis is out of range.
+
+    Differs: `jbdot.keras.Dot` goes through the later `batch_dot`.
+    Source: `keras.layers.Dot`, Keras 2.2.4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Dot(axes=1)([jnp.ones((2, 3)), jnp.ones((2, 3))]).shape
+        (2, 1)
+    """
+
+
+@plans(Dot)
+def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
+    return rules.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
+
+
+def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
+    """Reads axes as Keras did: only an int stands for both; anything else is indexed as it comes."""
+    if axes is None:
+        return x.ndim - 1, y.ndim - 2
+    if isinstance(axes, int):
+        return axes, axes
+    try:
+        several = any(isinstance(axis, (list, tuple)) for axis in axes)
+        pair = None if several else (axes[0], axes[1])
+    except (TypeError, IndexError, KeyError) as error:
+        kind = BadIndex if isinstance(error, IndexError) else BadType
+        raise kind("axes are None, an int or a pair of ints", f"{axes!r} is a {type(axes).__name__}") from None
+    if pair is None:
+        raise BadValue("one axis of each operand is contracted", f"axes={axes!r} hold a list", "tensordot contracts several at once")
+    return pair
+
+
+def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
+    """Two matrices: `reduce_sum(x * y)`, where unequal axes transpose x first and the sum runs along y's."""
+    _MULTIPLY.check(x, y)
+    turned = x_axis != y_axis
+    left, right = _padded(x, 2), _padded(y, 2)
+    left = left[::-1] if turned else left
+    for i, (left_size, right_size) in enumerate(zip(left, right, strict=True)):
+        if left_size != right_size and 1 not in (left_size, right_size):
+            raise BadValue(
+                "two operands of rank 2 are multiplied elementwise" + (", x transposed as its axis is not y's" if turned else ""),
+                f"axis {1 - i if turned else i} of {x.name} has size {left_size}, axis {i} of {y.name} has size {right_size}",
+                "A product of matrices is keras_tf1.dot",
+            )
+    lhs, rhs, out = broadcast(left, right, pool="bk")
+    summed = _reduced(y_axis if turned else x_axis)
+    full = [right_size if left_size == 1 else left_size for left_size, right_size in zip(left, right, strict=True)]
+    # Where a size 1 stretches along a summed axis, the sum is of that many products: the operand is broadcast.
+    lhs, rhs = (tuple(out[i] if i in summed else side[i] for i in (0, 1)) for side in (lhs, rhs))
+    left, right = (tuple(full[i] if i in summed else side[i] for i in (0, 1)) for side in (left, right))
+    if turned:
+        lhs, left = lhs[::-1], left[::-1]
+    entries = (Entry(stretch=shape) if shape != operand.shape else AS_IS for shape, operand in ((left, x), (right, y)))
+    return Planned(Contraction(lhs, rhs, tuple(out[i] for i in (0, 1) if i not in summed)), *entries)
+
+
+def _reduced(axis: Any) -> tuple[int, ...]:
+    """The axes that `tf.reduce_sum(matrix, axis)` sums: all of them for None."""
+    if axis is None:
+        return (0, 1)
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise BadType("an axis is an int", f"{axis!r} is a {type(axis).__name__}") from None
+    if not -2 <= index < 2:
+        raise BadValue("an axis of a matrix is 0 or 1, or -1 or -2", f"axis {index}")
+    return (index % 2,)
+
+
+def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -> Planned:
+    """`tf.matmul` with adjoints: whatever does not name the last axis names the one before it."""
+    if rank < 2:
+        raise BadValue("an operand has rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
+    _BATCH_MATMUL.check(x, y)
+    adjoint_x, adjoint_y = bool(x_axis != rank - 1), bool(y_axis == rank - 1)
+    batch = names(BATCH, rank - 2)
+    lhs = (*batch, "k", "m") if adjoint_x else (*batch, "m", "k")
+    rhs = (*batch, "n", "k") if adjoint_y else (*batch, "k", "n")
+    Contraction(lhs, rhs, (*batch, "m", "n")).sizes(_padded(x, rank), _padded(y, rank), (x.name, y.name))
+    _BATCH_MATMUL.check_kernel(x)
+    # An axis that Keras put in at an operand's end is not there: its partner, of size 1 too, is a unit axis
+    # if it is contracted, and the result's own unit axis if it is not.
+    lhs, rhs = lhs[: x.ndim], rhs[: y.ndim]
+    lhs, rhs = (tuple(None if label == "k" and label not in other else label for label in side) for side, other in ((lhs, rhs), (rhs, lhs)))
+    out = tuple(label if label in lhs or label in rhs else None for label in (*batch, "m", "n"))
+    return Planned(Contraction(lhs, rhs, out), Entry(conjugate=adjoint_x and x.is_complex), Entry(conjugate=adjoint_y and y.is_complex))
+
+
+def _squeezed(planned: Planned, x: Operand, y: Operand) -> Planned:
+    """Drops the axes that Keras squeezed after it had padded an operand: each must have size 1."""
+    padding = abs(x.ndim - y.ndim)
+    first = x.ndim + y.ndim - 3 if x.ndim > y.ndim else x.ndim - 1
+    c = planned.contraction
+    shape = planned.out_shape(x.shape, y.shape)
+    dropped: set[int] = set()
+    for axis in range(first, first + padding):
+        exists = -len(shape) <= axis < len(shape)
+        if not exists or shape[axis] != 1:
+            raise BadValue(
+                f"with ranks {x.ndim} and {y.ndim} all leading axes are batch axes, and of the product {shape} Keras drops axes {first} to {first + padding - 1}",
+                f"axis {axis} of it has size {shape[axis]}, not 1" if exists else f"it has no axis {axis}",
+                "jbdot.keras.batch_dot takes axis 0 alone as batch, and drops nothing",
+            )
+        dropped.add(axis % len(shape))
+    gone = {c.out[axis] for axis in dropped}
+    lhs, rhs = (tuple(None if label in gone else label for label in side) for side in (c.lhs, c.rhs))
+    return _relabelled(planned, lhs, rhs, tuple(label for axis, label in enumerate(c.out) if axis not in dropped))
+
+
+def _padded(operand: Operand, rank: int) -> Shape:
+    return operand.shape + (1,) * (rank - operand.ndim)
+
+
+def _relabelled(planned: Planned, lhs: Labels, rhs: Labels, out: Labels) -> Planned:
+    return dataclasses.replace(planned, contraction=Contraction(lhs, rhs, out))

@@ -1,0 +1,212 @@
+"""What a front door decided, and the dumb path that carries it out.
+
+The only call of `lax.dot_general` (dense) and of `bcoo_dot_general` (sparse) is here: reading
+`Planned.run` from top to bottom is following the data from operands to result.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import chex
+import jax
+from jax import dtypes, lax
+from jax import numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jbdot.contraction import Axes, Contraction, Shape
+from jbdot.errors import BadType, BadValue
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """What planning knows of an array: static facts only."""
+
+    name: str
+    shape: Shape
+    dtype: Any
+    sparse: bool = False
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether conjugating it changes anything."""
+        return dtypes.issubdtype(self.dtype, jnp.complexfloating)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """How an operand enters the contraction: the steps that its dialect asks for, in this order, none by default.
+
+    Attributes:
+        dtype: Cast to this dtype.
+        conjugate: Take the complex conjugate.
+        normalize: Divide by the L2 norm along this axis, floored at 1e-6 (Keras' `l2_normalize`).
+        stretch: Broadcast to this shape.
+        fold: Merge each of these groups of axes into one axis.
+    """
+
+    dtype: Any = None
+    conjugate: bool = False
+    normalize: int | None = None
+    stretch: Shape | None = None
+    fold: tuple[Axes, ...] | None = None
+
+    def shape(self, shape: Shape) -> Shape:
+        """Gives the shape that an operand of `shape` enters with."""
+        shape = self.stretch or shape
+        if self.fold is None:
+            return shape
+        return tuple(functools.reduce(lambda size, axis: size * shape[axis], group, 1) for group in self.fold)
+
+    def steps(self) -> list[str]:
+        """Describes the steps, for `explain`."""
+        steps = (
+            f"cast to {jnp.dtype(self.dtype).name}" if self.dtype is not None else "",
+            "conjugated" if self.conjugate else "",
+            f"divided by its L2 norm along axis {self.normalize}" if self.normalize is not None else "",
+            f"broadcast to {self.stretch}" if self.stretch is not None else "",
+            f"axes merged as {self.fold}" if self.fold is not None else "",
+        )
+        return [step for step in steps if step]
+
+
+AS_IS = Entry()
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One contraction, how each operand enters it, and the dtype that the dialect promises."""
+
+    contraction: Contraction
+    lhs: Entry = AS_IS
+    rhs: Entry = AS_IS
+    dtype: Any = None
+    sparse: bool = False
+
+    def out_shape(self, lhs: Shape, rhs: Shape) -> Shape:
+        """Gives the result's shape for operands of these shapes."""
+        return self.contraction.out_shape(self.lhs.shape(lhs), self.rhs.shape(rhs))
+
+    def out_dtype(self, lhs: Any, rhs: Any) -> Any:
+        """Gives the result's dtype for operands of these dtypes, canonical for the x64 setting."""
+        if self.dtype is not None:
+            return dtypes.canonicalize_dtype(self.dtype)
+        lhs, rhs = (canonical(dtype if entry.dtype is None else entry.dtype) for entry, dtype in ((self.lhs, lhs), (self.rhs, rhs)))
+        return lhs if lhs == rhs else jax.eval_shape(_plain_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
+
+    def run(self, lhs: Any, rhs: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+        """Carries the plan out: entries, unit and summed axes, the dot, the result's order, unit axes.
+
+        Raises:
+            TypeError, ValueError: `lax.dot_general` refuses the precision, element type or sharding.
+        """
+        c = self.contraction
+        shape = self.out_shape(lhs.shape, rhs.shape)
+        dtype = self.out_dtype(lhs.dtype, rhs.dtype) if preferred_element_type is None else canonical(preferred_element_type)
+        if self.sparse:
+            if (precision, preferred_element_type, out_sharding) != (None, None, None):
+                raise BadValue("a sparse operand goes through bcoo_dot_general, which takes no precision, preferred_element_type or out_sharding")
+            out = _sparse_dot(_enter(lhs, self.lhs), _enter(rhs, self.rhs), c)
+        else:
+            lhs = _reduce(_enter(lhs, self.lhs), c.lhs, c.lhs_kept)
+            rhs = _reduce(_enter(rhs, self.rhs), c.rhs, c.rhs_kept)
+            wanted = preferred_element_type if preferred_element_type is not None or lhs.dtype == rhs.dtype == dtype else dtype
+            try:
+                out = lax.dot_general(
+                    lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=_dot_sharding(out_sharding, c)
+                )
+            except (TypeError, ValueError) as refused:
+                kind = BadType if isinstance(refused, TypeError) else BadValue
+                asked = {"precision": precision, "preferred_element_type": preferred_element_type, "out_sharding": out_sharding}
+                given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+                raise kind(f"lax.dot_general takes what is asked of it ({given or 'nothing more'})", str(refused)) from refused
+            out = _arrange(out, c)
+        promised = jax.ShapeDtypeStruct(shape, dtype)
+        chex.assert_trees_all_equal_shapes_and_dtypes(out, promised)
+        return out
+
+
+def canonical(dtype: Any) -> Any:
+    """The dtype that JAX uses for this one: float64 is float32 unless x64 is on."""
+    return dtypes.canonicalize_dtype(jnp.dtype(dtype))
+
+
+def _enter(x: Any, entry: Entry) -> Any:
+    if entry == AS_IS:
+        return x
+    if hasattr(x, "indices"):  # BCOO: what is elementwise acts on the stored elements
+        return type(x)((_enter(x.data, entry), x.indices), shape=x.shape, indices_sorted=x.indices_sorted, unique_indices=x.unique_indices)
+    if entry.dtype is not None:
+        x = lax.convert_element_type(x, canonical(entry.dtype))
+    if entry.conjugate:
+        x = lax.conj(x)
+    if entry.normalize is not None:
+        axis = entry.normalize % x.ndim
+        square = lax.real(x) ** 2 + lax.imag(x) ** 2 if jnp.iscomplexobj(x) else x * x
+        norm = lax.expand_dims(jnp.sum(square, axis), (axis,))
+        x = x * lax.rsqrt(lax.max(norm, jnp.full_like(norm, 1e-12))).astype(x.dtype)
+    if entry.stretch is not None:
+        x = lax.broadcast_in_dim(x, entry.stretch, tuple(range(x.ndim)))
+    if entry.fold is not None:
+        x = lax.reshape(x, entry.shape(x.shape), tuple(axis for group in entry.fold for axis in group))
+    return x
+
+
+def _reduce(x: jax.Array, labels: tuple[str | None, ...], kept: tuple[str, ...]) -> jax.Array:
+    """Drops unit axes, reads diagonals of repeated labels, sums what only this operand has."""
+    units = tuple(axis for axis, label in enumerate(labels) if label is None)
+    if units:
+        x = lax.squeeze(x, units)
+    left = [label for label in labels if label is not None]
+    for label in kept + tuple(label for label in dict.fromkeys(left) if label not in kept):
+        while left.count(label) > 1:
+            x = _diagonal(x, left.index(label), len(left) - 1 - left[::-1].index(label))
+            del left[len(left) - 1 - left[::-1].index(label)]
+    summed = tuple(axis for axis, label in enumerate(left) if label not in kept)
+    return lax.reduce_sum(x, summed) if summed else x
+
+
+def _diagonal(x: jax.Array, axis: int, other: int) -> jax.Array:
+    """Reads x[..i..i..] into axis `axis`: of a flattened square, every (n+1)th element."""
+    n = x.shape[axis]
+    rest = [a for a in range(x.ndim) if a not in (axis, other)]
+    flat = lax.reshape(x, tuple(x.shape[a] for a in rest) + (n * n,), (*rest, axis, other))
+    picked = lax.slice_in_dim(flat, 0, n * n, n + 1, axis=len(rest))
+    order = list(range(len(rest)))
+    order.insert(axis, len(rest))
+    return lax.transpose(picked, order)
+
+
+def _arrange(out: jax.Array, c: Contraction) -> jax.Array:
+    """Brings `lax.dot_general`'s order of axes into the result's, and puts unit axes in."""
+    if c.permutation != tuple(range(len(c.permutation))):
+        out = lax.transpose(out, c.permutation)
+    units = tuple(axis for axis, label in enumerate(c.out) if label is None)
+    return lax.expand_dims(out, units) if units else out
+
+
+def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
+    """Says of the dot's result what `out_sharding` says of the final one."""
+    if out_sharding is None or (c.out == c.dot_out):
+        return out_sharding
+    spec = out_sharding.spec if isinstance(out_sharding, NamedSharding) else out_sharding
+    if not isinstance(spec, PartitionSpec) or len(spec) > len(c.out):
+        return out_sharding  # lax says what is wrong with it
+    named = dict(zip(c.out, tuple(spec), strict=False))
+    spec = PartitionSpec(*(named.get(label) for label in c.dot_out))
+    return NamedSharding(out_sharding.mesh, spec) if isinstance(out_sharding, NamedSharding) else spec
+
+
+def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction) -> jax.Array:
+    from jax.experimental import sparse  # a quarter of a second: only who has a BCOO pays it
+
+    return sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers)  # pyright: ignore[reportReturnType]
+
+
+def _plain_dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return lax.mul(lhs, rhs) if lhs.dtype == rhs.dtype else lax.dot_general(lhs, rhs, (((), ()), ((), ())))

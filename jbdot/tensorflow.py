@@ -1,0 +1,324 @@
+"""`tf.matmul`, `tf.tensordot`, `tf.einsum` and `tf.sparse.sparse_dense_matmul`, TensorFlow 2.21.
+
+Source: tensorflow/python/ops/math_ops.py, special_math_ops.py and sparse_ops.py, and the CPU kernels.
+"""
+
+import operator
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jbdot import tensordot_rules as rules
+from jbdot.contraction import Axes, Contraction, broadcast
+from jbdot.errors import BadIndex, BadType, BadValue
+from jbdot.front_door import perform, plans
+from jbdot.keras_rules import Dtypes, TensorFlow, check_pair
+from jbdot.planned import AS_IS, Entry, Operand, Planned
+
+_NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
+_BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)
+_EINSUM = Dtypes(_NUMBERS, BadValue)
+_SPARSE = Dtypes("bfloat16 float16 float32 float64 int32 complex64 complex128", BadValue)
+_MATRICES = TensorFlow(matmul=Dtypes(_NUMBERS, BadValue), sparse=_SPARSE, sparse_operand=BadValue)
+_BYTES = {"int8", "uint8"}
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    adjoint_a: bool = False,
+    adjoint_b: bool = False,
+    a_is_sparse: bool = False,
+    b_is_sparse: bool = False,
+    output_type: Any = None,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """Multiplies matrices in batches: all axes but the last two are batch axes, and broadcast.
+
+    `out[b,c,m,n] = sum_k a[b,c,m,k] * b[b,c,k,n]`.
+
+    Args:
+        a: Array (batch..., M, K), of rank 2 or more.
+        b: Array (batch..., K, N), of rank 2 or more and of a's dtype. Of matrices, one may be
+            bfloat16 and the other float32.
+        transpose_a: a is (batch..., K, M).
+        transpose_b: b is (batch..., N, K).
+        adjoint_a: a is (batch..., K, M), and is conjugated.
+        adjoint_b: b is (batch..., N, K), and is conjugated.
+        a_is_sparse: A hint that many elements of a are 0, without effect here; a is a matrix.
+        b_is_sparse: Likewise for b.
+        output_type: The dtype of the result: int32 where both operands are 8-bit integers,
+            bfloat16 where one is bfloat16 and the other an 8-bit integer, else the operands' own.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+
+    Returns:
+        Array (broadcast batch..., M, N) of the operands' dtype, or `output_type`.
+
+    Raises:
+        ValueError: A rank is below 2, the sizes K differ, batch sizes do not broadcast, an operand
+            is to be both transposed and adjoint, or TensorFlow has no product of these dtypes.
+        TypeError: Booleans are to be conjugated.
+
+    Differs: `keras_tf1.batch_dot` does not broadcast; `mxnet.batch_dot` takes no matrices.
+    Source: `tf.linalg.matmul`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matmul(jnp.ones((9, 1, 4, 2)), jnp.ones((8, 2, 5))).shape
+        (9, 8, 4, 5)
+    """
+    arguments = (transpose_a, transpose_b, adjoint_a, adjoint_b, a_is_sparse, b_is_sparse, output_type)
+    return perform(matmul, a, b, arguments, precision, preferred_element_type, out_sharding)
+
+
+@plans(matmul)
+def _matmul(
+    a: Operand,
+    b: Operand,
+    transpose_a: bool,
+    transpose_b: bool,
+    adjoint_a: bool,
+    adjoint_b: bool,
+    a_is_sparse: bool,
+    b_is_sparse: bool,
+    output_type: Any,
+) -> Planned:
+    for operand, transpose, adjoint in ((a, transpose_a, adjoint_a), (b, transpose_b, adjoint_b)):
+        if transpose and adjoint:
+            raise BadValue("an operand is transposed or adjoint, not both", f"both flags are set for {operand.name}", "The adjoint transposes too")
+    hinted = bool(a_is_sparse or b_is_sparse)
+    batched = max(a.ndim, b.ndim) > 2 and not hinted
+    # Each kernel knows one of the two: the other is made of it and a conjugation, which refuses booleans.
+    for operand, conjugated in ((a, transpose_a if batched else adjoint_a), (b, transpose_b if batched else adjoint_b)):
+        if conjugated and operand.dtype == jnp.bool_:
+            raise BadType("numbers are conjugated", f"{operand.name} is bool", "Cast it first")
+    entries, dtype = _matmul_dtypes(a, b, batched, hinted, output_type)
+    for operand in (a, b):
+        if operand.ndim < 2 or (hinted and operand.ndim > 2):
+            needed = "are matrices, where a sparse flag is set" if hinted else "have rank 2 or more"
+            raise BadValue(f"the operands {needed}", f"{a.name} has rank {a.ndim}, {b.name} has rank {b.ndim}")
+    turned_a, turned_b = bool(transpose_a or adjoint_a), bool(transpose_b or adjoint_b)
+    check_pair(a, b, a.ndim - 1 - turned_a, b.ndim - 2 + turned_b)
+    lhs, rhs, batch = broadcast(a.shape[:-2], b.shape[:-2])
+    contraction = Contraction(
+        (*lhs, "k", "m") if turned_a else (*lhs, "m", "k"), (*rhs, "n", "k") if turned_b else (*rhs, "k", "n"), (*batch, "m", "n")
+    )
+    lhs_entry, rhs_entry = (
+        Entry(entry.dtype, conjugate=bool(adjoint) and operand.is_complex)
+        for entry, operand, adjoint in ((entries[0], a, adjoint_a), (entries[1], b, adjoint_b))
+    )
+    return Planned(contraction, lhs_entry, rhs_entry, dtype)
+
+
+def _matmul_dtypes(a: Operand, b: Operand, batched: bool, hinted: bool, output_type: Any) -> tuple[tuple[Entry, Entry], Any]:
+    """Says how the operands are cast, and the result's dtype if it is not theirs, as TensorFlow picks a kernel."""
+    kinds = {a.dtype.name, b.dtype.name}
+    if not batched and (kinds == {"bfloat16", "float32"} or (hinted and kinds <= {"bfloat16", "float32"})):
+        return _MATRICES.enter_matmul(a, b), None  # SparseMatMul, which looks at no output_type
+    wanted = None if output_type is None else jnp.dtype(output_type)
+    if wanted is None or (wanted == a.dtype == b.dtype):
+        (_BATCH_MATMUL if batched else _MATRICES.matmul).check(a, b)
+        return (AS_IS, AS_IS), None
+    if wanted == jnp.int32 and kinds <= _BYTES:
+        # 8-bit integers of two signs have one dtype that holds both: multiply in the result's.
+        cast = Entry(dtype=wanted) if len(kinds) == 2 else AS_IS
+        return (cast, cast), wanted
+    if wanted == jnp.bfloat16 and "bfloat16" in kinds and kinds - {"bfloat16"} <= _BYTES:
+        lhs, rhs = (AS_IS if operand.dtype == wanted else Entry(dtype=wanted) for operand in (a, b))
+        return (lhs, rhs), None
+    if wanted == jnp.int32 == a.dtype == b.dtype:
+        return (AS_IS, AS_IS), None
+    raise BadValue(
+        "output_type is int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, else the operands' own dtype",
+        f"{a.name} is {a.dtype.name}, {b.name} is {b.dtype.name}, output_type is {wanted.name}",
+        "preferred_element_type asks for a wider result",
+    )
+
+
+def tensordot(a: Any, b: Any, axes: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+    """Multiplies along several axes of each operand.
+
+    `out[m,n] = sum_{k,r} a[m,k,r] * b[k,r,n]` for `axes=2`.
+
+    Args:
+        a: Array of any rank.
+        b: Array of any rank, of a's dtype; bfloat16 with float32 gives float32.
+        axes: A number N (the last N axes of a, the first N of b, in order), or a pair of axes or
+            of equally long lists of axes, 0-based, negative from the end. Where only the products
+            of the contracted sizes agree, both sides are flattened and contracted, as TensorFlow does.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+
+    Returns:
+        Array (a's other axes, b's other axes) of the operands' dtype.
+
+    Raises:
+        ValueError: Contracted sizes differ, a number is negative or too large, lists differ in
+            length, an axis repeats, or TensorFlow has no product of these dtypes.
+        IndexError: An axis is beyond the rank.
+        TypeError: An axis is not an int.
+
+    Differs: `theano.tensordot` refuses negative axes and promotes dtypes.
+    Source: `tf.tensordot`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tensordot(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 5)), [[1, 2], [1, 0]]).shape
+        (2, 5)
+    """
+    return perform(tensordot, a, b, (axes,), precision, preferred_element_type, out_sharding)
+
+
+@plans(tensordot)
+def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
+    a_axes, b_axes = _tensordot_axes(a, b, axes)
+    planned = rules.tensordot(a, b, a_axes, b_axes)
+    lhs, rhs = _MATRICES.enter_matmul(a, b)
+    return Planned(planned.contraction, Entry(lhs.dtype, fold=planned.lhs.fold), Entry(rhs.dtype, fold=planned.rhs.fold))
+
+
+def einsum(equation: Any, x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+    """Multiplies two arrays as an einsum equation says.
+
+    `einsum("bij,bjk->bik", x, y)` is `out[b,i,k] = sum_j x[b,i,j] * y[b,j,k]`.
+
+    Args:
+        equation: Two terms of letters, such as "bij,bjk->bik". A label that stands twice in one
+            term reads the diagonal; one that only one term has, and the result has not, is summed
+            there. The axes of `...` broadcast; those of letters do not. Without `->` the result
+            has, sorted, the labels that stand once.
+        x: Array with an axis for each label of the first term.
+        y: Array with an axis for each label of the second term, of x's dtype.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+
+    Returns:
+        Array with an axis for each label of the result, of the operands' dtype.
+
+    Raises:
+        ValueError: The equation is malformed, does not fit the operands, or TensorFlow has no
+            product of these dtypes.
+
+    Differs: `jbdot.contract` reads the same equations, labels of several letters too, in any dtype.
+    Source: `tf.einsum`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> einsum("...ij,jk->...ik", jnp.ones((7, 2, 3)), jnp.ones((3, 4))).shape
+        (7, 2, 4)
+    """
+    return perform(einsum, x, y, (equation,), precision, preferred_element_type, out_sharding)
+
+
+@plans(einsum)
+def _einsum(x: Operand, y: Operand, equation: Any) -> Planned:
+    if not isinstance(equation, str):
+        raise BadType("the equation is a string", f"got a {type(equation).__name__}")
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    if not re.fullmatch(r"([a-zA-Z,]|\.\.\.)*", inputs) or not re.fullmatch(r"([a-zA-Z]|\.\.\.)*", result):
+        raise BadValue("an equation has letters, commas, '...' and one '->'", repr(equation))
+    if not arrow:
+        labels = re.findall(r"\.\.\.|[a-zA-Z]", inputs)
+        result = "".join(sorted(label for label in set(labels) if labels.count(label) == 1))
+    contraction = Contraction.parse(f"{inputs}->{result}", x.shape, y.shape)
+    contraction.sizes(x.shape, y.shape, (x.name, y.name))
+    _EINSUM.check(x, y)
+    return Planned(contraction)
+
+
+def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: bool = False) -> jax.Array:
+    """Multiplies a sparse matrix by a dense one; the sparse one is never made dense.
+
+    `out[m,n] = sum_k sp_a[m,k] * b[k,n]`, the sum running over the stored elements.
+
+    Args:
+        sp_a: A `jax.experimental.sparse.BCOO` (M, K).
+        b: Array (K, N), of sp_a's dtype.
+        adjoint_a: sp_a is (K, M), and is conjugated.
+        adjoint_b: b is (N, K), and is conjugated.
+
+    Returns:
+        Array (M, N) of the operands' dtype.
+
+    Raises:
+        ValueError: An operand is no matrix, the sizes K differ, or TensorFlow has no sparse product of the dtypes.
+        TypeError: sp_a is not sparse.
+
+    Differs: `matmul(a_is_sparse=True)` takes a dense array that happens to have zeros.
+    Source: `tf.sparse.sparse_dense_matmul`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jax.experimental import sparse
+        >>> sparse_dense_matmul(sparse.BCOO.fromdense(jnp.eye(3)), jnp.ones((3, 4))).shape
+        (3, 4)
+    """
+    return perform(sparse_dense_matmul, sp_a, b, (adjoint_a, adjoint_b))
+
+
+@plans(sparse_dense_matmul)
+def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: bool) -> Planned:
+    if not sp_a.sparse or b.sparse:
+        wrong = "b is sparse" if sp_a.sparse else "sp_a is a dense array"
+        raise BadType("sp_a is a BCOO and b a dense array", wrong, "jax.experimental.sparse.BCOO.fromdense makes one; matmul takes dense arrays")
+    _SPARSE.check(sp_a, b)
+    if (sp_a.ndim, b.ndim) != (2, 2):
+        raise BadValue("a sparse product takes matrices", f"{sp_a.name} has rank {sp_a.ndim}, {b.name} has rank {b.ndim}")
+    check_pair(sp_a, b, 0 if adjoint_a else 1, 1 if adjoint_b else 0)
+    contraction = Contraction(("k", "m") if adjoint_a else ("m", "k"), ("n", "k") if adjoint_b else ("k", "n"), ("m", "n"))
+    lhs, rhs = (Entry(conjugate=bool(adjoint) and operand.is_complex) for operand, adjoint in ((sp_a, adjoint_a), (b, adjoint_b)))
+    return Planned(contraction, lhs, rhs, sparse=True)
+
+
+def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
+    """Reads axes as `tf.tensordot`: a number, or a pair of axes or of lists."""
+    if isinstance(axes, np.ndarray):
+        axes = axes.tolist()
+    if isinstance(axes, (int, np.integer)):
+        count = int(axes)
+        for operand in (a, b):
+            if not 0 <= count <= operand.ndim:
+                raise BadValue("a number of axes is not negative, and no larger than a rank", f"axes={count}, {operand.name} has rank {operand.ndim}")
+        return tuple(range(a.ndim - count, a.ndim)), tuple(range(count))
+    if not isinstance(axes, (list, tuple)):
+        raise (BadValue if axes is None else BadType)("axes are a number or a pair", f"got a {type(axes).__name__}")
+    pair: list[Any] = list(axes)  # pyright: ignore[reportUnknownArgumentType]
+    if len(pair) != 2:
+        raise BadValue("axes are a number or a pair", f"there are {len(pair)}")
+    if all(isinstance(item, (int, np.integer)) for item in pair):
+        pair = [[item] for item in pair]
+    try:
+        first, second = (list(item) for item in pair)
+    except TypeError:
+        raise BadType("axes are two ints or two lists", f"got {[type(item).__name__ for item in pair]}") from None
+    if len(first) != len(second):
+        raise BadValue("as many axes of one operand as of the other are contracted", f"{first} of {a.name}, {second} of {b.name}")
+    return _counted_from_front(a, first), _counted_from_front(b, second)
+
+
+def _counted_from_front(operand: Operand, axes: list[Any]) -> Axes:
+    try:
+        found = [operator.index(axis) for axis in axes]
+    except TypeError:
+        raise BadType("an axis is an int", f"{axes} of {operand.name}") from None
+    for axis in found:
+        if axis >= operand.ndim or axis < -2 * operand.ndim:
+            raise BadIndex("an axis lies within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+    if min(found, default=0) < -operand.ndim:
+        raise BadValue("an axis lies within its operand's rank", f"axis {min(found)} of {operand.name}, which has rank {operand.ndim}")
+    front = tuple(axis % operand.ndim for axis in found)
+    if len(set(front)) != len(front):
+        raise BadValue("an axis is contracted once", f"{axes} of {operand.name} repeat one")
+    return front
