@@ -40,7 +40,7 @@ def contract(
         >>> contract("batch query dim, batch key dim -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
         (2, 3, 5)
     """
-    return perform(contract, lhs, rhs, (contraction,), precision, preferred_element_type, out_sharding)
+    return perform(contract, lhs, rhs, (contraction,), precision, preferred_element_type, out_sharding, key=contraction)
 
 
 @plans(contract)
@@ -84,7 +84,7 @@ def dot_general(
         >>> dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), (((2,), (1,)), ((0,), (0,)))).shape
         (2, 3, 5)
     """
-    return perform(dot_general, lhs, rhs, (dimension_numbers,), precision, preferred_element_type, out_sharding)
+    return perform(dot_general, lhs, rhs, (dimension_numbers,), precision, preferred_element_type, out_sharding, key=dimension_numbers)
 
 
 @plans(dot_general)

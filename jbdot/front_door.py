@@ -8,19 +8,23 @@ JAX transformation the plan runs in the open, so that nothing but its steps is t
 
 import functools
 import inspect
+import marshal
 from collections.abc import Callable
 from typing import Any, Final
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
+from jbdot.contraction import Contraction
 from jbdot.errors import BadType, Refusal, array_text
 from jbdot.planned import Operand, Planned
 
 Planner = Callable[..., Planned]
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
-_RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}
+_RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
+_CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
 
 
 def plans(function: Callable[..., Any]) -> Callable[[Planner], Planner]:
@@ -41,6 +45,7 @@ def perform(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    key: Any = None,
 ) -> jax.Array:
     """Answers a call of the front door `function`: plans it once for each kind of call, then runs the plan.
 
@@ -52,24 +57,69 @@ def perform(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`, for the result's own axes.
+        key: What to find the arguments again by, where 1, 1.0 and True mean the same in them.
     """
     try:
-        if isinstance(lhs, jax.core.Tracer) or isinstance(rhs, jax.core.Tracer) or _is_traced_sparse(lhs):
-            lhs, rhs = as_array(lhs), as_array(rhs)
-            planned = plan(function, lhs, rhs, arguments)
-            return planned.run(lhs, rhs, precision=precision, preferred_element_type=preferred_element_type, out_sharding=out_sharding)
-        if not (isinstance(lhs, jax.Array) and isinstance(rhs, jax.Array)):
-            lhs, rhs = as_array(lhs), as_array(rhs)
-        settings = precision, preferred_element_type, out_sharding
-        try:
-            # A hit costs under 2 us, which is all that may stand between a call and its jitted dot.
-            key = function, lhs.shape, lhs.dtype, rhs.shape, rhs.dtype, _key(arguments), settings, is_sparse(lhs)
-            run = _RUNS[key]
-        except (KeyError, TypeError):
-            run = _remember(function, lhs, rhs, arguments, settings)
-        return run(lhs, rhs)
+        if lhs.__class__ in _CONCRETE and rhs.__class__ in _CONCRETE:
+            # All that stands between an eager call and its compiled dot: a microsecond or two. The operands'
+            # shapes and dtypes are left to jit's own cache.
+            try:
+                run = _RUNS.get((function, _key(arguments) if key is None else key, precision, preferred_element_type, out_sharding))
+            except TypeError:  # an argument cannot be hashed
+                run = None
+            if run is not None:
+                return run(lhs, rhs)
+        return _answer(function, lhs, rhs, arguments, (precision, preferred_element_type, out_sharding), key)
     except Refusal as refusal:
         raise refused(refusal, function, lhs, rhs, arguments) from None
+
+
+def _answer(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: tuple[Any, ...], key: Any) -> jax.Array:
+    """Answers a call of a new kind, and every call that is traced."""
+    lhs, rhs = as_array(lhs), as_array(rhs)
+    if isinstance(settings[0], list):
+        settings = tuple(settings[0]), *settings[1:]  # pyright: ignore[reportUnknownArgumentType]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
+        return plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings)
+    key = function, _key(arguments) if key is None else key, *settings
+    if not (_is_plain(arguments) and _is_hashable(key)):
+        return _compiled(plan(function, lhs, rhs, arguments), settings)(lhs, rhs)
+    if len(_RUNS) >= _MOST_RUNS:
+        _RUNS.clear()
+    run = _RUNS[key] = jax.jit(
+        lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings),  # pyright: ignore[reportUnknownLambdaType]
+        inline=True,  # of constants inside a trace it leaves its steps and no call
+    )
+    _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
+    return run(lhs, rhs)
+
+
+@functools.lru_cache(maxsize=_MOST_RUNS)
+def _compiled(planned: Planned, settings: tuple[Any, ...]) -> Callable[..., jax.Array]:
+    return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=True)  # pyright: ignore[reportUnknownLambdaType]
+
+
+def _key(arguments: tuple[Any, ...]) -> Any:
+    """Arguments as a key: bytes that tell 1, 1.0 and True apart and take lists, else the arguments' types and hash."""
+    try:
+        return marshal.dumps(arguments, 2)
+    except ValueError:
+        return arguments, *map(type, arguments)
+
+
+def _is_hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether equal keys mean equal values, as they do not for arrays."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    return value is None or isinstance(value, (bool, int, float, str, type, np.dtype, Contraction))
 
 
 def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...] = ()) -> Planned:
@@ -170,37 +220,5 @@ def is_sparse(x: Any) -> bool:
     return type(x).__name__ == "BCOO"
 
 
-def _is_traced_sparse(x: Any) -> bool:
-    return is_sparse(x) and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
-
-
 def _operand(name: str, x: Any) -> Operand:
     return Operand(name, tuple(x.shape), jnp.dtype(x.dtype), is_sparse(x))
-
-
-def _remember(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: Any) -> Callable[..., jax.Array]:
-    precision, *rest = settings
-    run = _compiled(plan(function, lhs, rhs, arguments), tuple(precision) if isinstance(precision, list) else precision, *rest)
-    if len(_RUNS) >= _MOST_RUNS:
-        _RUNS.clear()
-    try:
-        _RUNS[function, lhs.shape, lhs.dtype, rhs.shape, rhs.dtype, _key(arguments), settings, is_sparse(lhs)] = run
-    except TypeError:
-        pass  # arguments that cannot be hashed, such as arrays, are planned anew each time
-    return run
-
-
-@functools.lru_cache(maxsize=_MOST_RUNS)
-def _compiled(planned: Planned, precision: Any, preferred_element_type: Any, out_sharding: Any) -> Callable[..., jax.Array]:
-    def dot(lhs: Any, rhs: Any) -> jax.Array:
-        return planned.run(lhs, rhs, precision=precision, preferred_element_type=preferred_element_type, out_sharding=out_sharding)
-
-    return jax.jit(dot, inline=True)  # on constants inside a trace, it leaves its steps and no call
-
-
-def _key(value: Any) -> Any:
-    """What a value is in a cache: lists as tuples, and 1, 1.0 and True apart."""
-    kind = value.__class__
-    if kind is int or value is None:
-        return value
-    return tuple([_key(item) for item in value]) if kind is list or kind is tuple else (kind, value)

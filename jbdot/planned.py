@@ -99,7 +99,7 @@ class Planned:
         lhs, rhs = (canonical(dtype if entry.dtype is None else entry.dtype) for entry, dtype in ((self.lhs, lhs), (self.rhs, rhs)))
         return lhs if lhs == rhs else jax.eval_shape(_plain_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
 
-    def run(self, lhs: Any, rhs: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+    def run(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
         """Carries the plan out: entries, unit and summed axes, the dot, the result's order, unit axes.
 
         Raises:
