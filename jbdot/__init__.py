@@ -3,15 +3,18 @@
 from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
 from jbdot.contract import contract, dot_general
 from jbdot.contraction import Contraction
+from jbdot.explain import Explanation, explain
 from jbdot.keras_tf1 import batch_dot, dot
 from jbdot.tensorflow import matmul
 
 __all__ = [
     "Contraction",
+    "Explanation",
     "batch_dot",
     "contract",
     "dot",
     "dot_general",
+    "explain",
     "keras",
     "keras_tf1",
     "matmul",

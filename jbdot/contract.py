@@ -48,7 +48,7 @@ def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
     if isinstance(contraction, str):
         contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
     if not isinstance(contraction, Contraction):
-        raise BadType("contraction is a Contraction or its string", f"got a {type(contraction).__name__}")
+        raise BadType("contraction must be a Contraction or its string", f"got a {type(contraction).__name__}")
     return Planned(contraction, sparse=lhs.sparse)
 
 

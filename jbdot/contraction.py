@@ -71,9 +71,9 @@ class Contraction:
         kept = [label for label in self.out if label is not None]
         for label in kept:
             if label not in self.lhs and label not in self.rhs:
-                raise BadValue("each label of the result is in an operand", f"{label!r} of '{self}' is in neither")
+                raise BadValue("each label of the result must be in an operand", f"{label!r} of '{self}' is in neither")
         if len(set(kept)) != len(kept):
-            raise BadValue("a label stands once in the result", f"'{self}' repeats one")
+            raise BadValue("a label must stand only once in the result", f"'{self}' repeats one")
 
     @functools.cached_property
     def _hash(self) -> int:  # asked for on every call that plans: the labels are walked once
@@ -105,7 +105,7 @@ class Contraction:
         inputs, arrow, result = text.partition("->")
         terms = inputs.split(",")
         if len(terms) != 2:
-            raise BadValue("a contraction has two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'")
+            raise BadValue("a contraction must have two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'")
         words = re.search(r"\w\s+\w", text) is not None
         lhs, rhs = (_tokens(term, words) for term in terms)
         if arrow:
@@ -216,16 +216,16 @@ class Contraction:
         for name, labels, shape in zip(names, (self.lhs, self.rhs), (lhs_shape, rhs_shape), strict=True):
             if len(labels) != len(shape):
                 raise BadValue(
-                    "an operand has one axis for each of its labels",
+                    "an operand must have one axis for each of its labels",
                     f"{name} has rank {len(shape)} for the {len(labels)} labels '{_joined(labels)}'",
                 )
             for axis, (label, size) in enumerate(zip(labels, shape, strict=True)):
                 here = f"axis {axis} of {name} has size {size}"
                 if label is None:
                     if size != 1:
-                        raise BadValue("a unit axis has size 1", here)
+                        raise BadValue("a unit axis must have size 1", here)
                 elif sizes.setdefault(label, size) != size:
-                    raise BadValue(f"the {self.role(label)} axes of one label have one size", f"{first[label]}, {here} ({label!r} in '{self}')")
+                    raise BadValue(f"the {self.role(label)} axes of one label must have one size", f"{first[label]}, {here} ({label!r} in '{self}')")
                 else:
                     first.setdefault(label, here)
         return sizes
@@ -306,7 +306,7 @@ def broadcast(lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BA
             continue
         if left != 1 and right != 1:
             raise BadValue(
-                "batch axes have equal sizes, or one of the two is 1",
+                "batch axes must have equal sizes, or one of the two must be 1",
                 f"axis {len(lhs) + axis} of the left operand has size {left}, axis {len(rhs) + axis} of the right one has size {right}",
             )
         (lhs if left == 1 else rhs)[axis] = None
@@ -315,13 +315,13 @@ def broadcast(lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BA
 
 def _checked_labels(name: str, labels: Any) -> Labels:
     if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise BadType("labels come as a tuple", f"{name} is {labels!r}", "Contraction.parse reads a string")
+        raise BadType("labels must come as a tuple", f"{name} is {labels!r}", "Contraction.parse reads a string")
     found: list[str | None] = []
     for label in labels:  # pyright: ignore[reportUnknownVariableType]
         if label is not None and not isinstance(label, str):
-            raise BadType("a label is a string, or None for a unit axis", f"{name} has {label!r}")
+            raise BadType("a label must be a string, or None for a unit axis", f"{name} has {label!r}")
         if label is not None and not re.fullmatch(r"[A-Za-z_]\w*", label):
-            raise BadValue("a label is a word", f"{name} has {label!r}")
+            raise BadValue("a label must be a word", f"{name} has {label!r}")
         found.append(label)
     return tuple(found)
 
@@ -331,18 +331,18 @@ def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> Di
         (lc, rc), (lb, rb) = (tuple(tuple(int(axis) for axis in axes) for axes in pair) for pair in dimension_numbers)
     except (TypeError, ValueError):
         raise BadType(
-            "dimension_numbers are ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)), each a sequence of axes",
+            "dimension_numbers must be ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)), each a sequence of axes",
             f"given {dimension_numbers!r}",
         ) from None
     for role, left, right in (("contracting", lc, rc), ("batch", lb, rb)):
         if len(left) != len(right):
-            raise BadValue(f"{role} axes come in pairs", f"{list(left)} of lhs, {list(right)} of rhs")
+            raise BadValue(f"{role} axes must come in pairs", f"{list(left)} of lhs, {list(right)} of rhs")
     for name, axes, ndim in (("lhs", lb + lc, lhs_ndim), ("rhs", rb + rc, rhs_ndim)):
         for axis in axes:
             if not 0 <= axis < ndim:
-                raise BadValue("an axis lies between 0 and its operand's rank", f"axis {axis} of {name}, which has rank {ndim}")
+                raise BadValue("an axis must lie between 0 and its operand's rank", f"axis {axis} of {name}, which has rank {ndim}")
         if len(set(axes)) != len(axes):
-            raise BadValue("an axis has one role", f"{list(axes)} of {name} repeats one")
+            raise BadValue("an axis must have one role only", f"{list(axes)} of {name} repeats one")
     return (lc, rc), (lb, rb)
 
 
@@ -350,9 +350,9 @@ def _tokens(term: str, words: bool) -> list[str]:
     """Cuts one operand's term into labels, UNIT and "..."."""
     tokens: list[str] = re.findall(r"\.\.\.|[A-Za-z_]\w*|1" if words else r"\.\.\.|[A-Za-z]|1", term)
     if "".join(tokens) != re.sub(r"\s", "", term):
-        raise BadValue("labels are letters, or words with spaces between", f"{term.strip()!r}", "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'")
+        raise BadValue("labels must be letters, or words with spaces between", f"{term.strip()!r}", "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'")
     if tokens.count("...") > 1:
-        raise BadValue("an operand has one ellipsis at most", f"{term.strip()!r}")
+        raise BadValue("an operand must have one ellipsis at most", f"{term.strip()!r}")
     return tokens
 
 
@@ -366,12 +366,12 @@ def _spread(
     for name, tokens, shape in (("lhs", lhs, lhs_shape), ("rhs", rhs, rhs_shape)):
         count = len(shape) - len(tokens) + 1 if "..." in tokens else 0
         if count < 0:
-            raise BadValue("an operand has an axis for each of its labels", f"{name} has rank {len(shape)} for '{' '.join(tokens)}'")
+            raise BadValue("an operand must have an axis for each of its labels", f"{name} has rank {len(shape)} for '{' '.join(tokens)}'")
         start = tokens.index("...") if count else 0
         spans.append(shape[start : start + count])
     left, right, both = broadcast(*spans, pool="".join(letter for letter in _SPARE if letter not in (*lhs, *rhs)))
     if both and "..." not in out:
-        raise BadValue("the axes of an ellipsis are in the result", f"{text!r} would sum {len(both)} unnamed axes", "Write '...' after '->' too")
+        raise BadValue("the axes of an ellipsis must be in the result", f"{text!r} would sum {len(both)} unnamed axes", "Write '...' after '->' too")
     return _filled(lhs, left), _filled(rhs, right), _filled(out, both)
 
 

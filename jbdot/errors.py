@@ -15,7 +15,7 @@ class Refusal(Exception):
     """A rule that a call breaks.
 
     Args:
-        rule: What must hold, as a clause: "the contracted axes have equal sizes".
+        rule: What must hold, as a clause: "the contracted axes must have equal sizes".
         facts: Which axes and sizes break it, by operand.
         remedy: What to do about it, as a sentence.
     """

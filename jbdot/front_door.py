@@ -131,7 +131,7 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
     left, right = operand_names(function)
     planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
     if is_sparse(rhs) or (is_sparse(lhs) and not planned.sparse):
-        raise BadType("operands are dense arrays here", "a BCOO is given", "Make it dense with .todense(), or give it to dot or sparse_dense_matmul")
+        raise BadType("the operands must be dense arrays here", "a BCOO is given", "Make it dense with .todense(), or give it to dot or sparse_dense_matmul")
     planned.contraction.sizes(planned.lhs.shape(lhs.shape), planned.rhs.shape(rhs.shape), (left, right))
     return planned
 
@@ -156,17 +156,20 @@ def refused(refusal: Refusal, function: Callable[..., Any], lhs: Any, rhs: Any, 
 def others(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]) -> list[tuple[Callable[..., Any], Planned | Refusal]]:
     """Asks every other front door the same call: the plan it would make, or why it refuses.
 
-    A front door that has no such argument as the call gives, or needs one that it does not
-    give, cannot be asked. Those of the same name come first.
+    One that has no such argument as the call gives, or needs one that it does not give, refuses
+    with that. Those of the same name come first.
     """
     asked = given(function, arguments)
     found: list[tuple[Callable[..., Any], Planned | Refusal]] = []
     for door in sorted(PLANNERS, key=lambda door: door.__name__ != function.__name__):
-        defaults = extra_defaults(door)
-        needed = {name for name, default in defaults.items() if default is inspect.Parameter.empty}
-        if door is function or not needed <= set(asked) <= set(defaults):
+        if door is function or door.__module__ == "jbdot.contract":  # the core's own answer whatever they are told
             continue
+        defaults = extra_defaults(door)
+        lacks = [name for name, default in defaults.items() if default is inspect.Parameter.empty and name not in asked]
+        unknown = [name for name in asked if name not in defaults]
         try:
+            if lacks or unknown:
+                raise BadType(f"needs {', '.join(lacks)}" if lacks else f"takes no {', '.join(unknown)}")
             found.append((door, plan(door, lhs, rhs, tuple((defaults | asked).values()))))
         except Refusal as refusal:
             found.append((door, refusal))
@@ -199,6 +202,22 @@ def given(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str,
     return {name: value for (name, default), value in named if value is not default}
 
 
+def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, tuple[Any, ...]]:
+    """Sorts a call's arguments into its two operands and the others, in the planner's order.
+
+    Raises:
+        TypeError: The call does not fit the function's signature.
+    """
+    left, right = operand_names(function)
+    try:
+        call = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        names = ", ".join(inspect.signature(function).parameters)
+        raise BadType(f"the call must fit {public_name(function)}({names})", str(error)) from None
+    call.apply_defaults()
+    return call.arguments[left], call.arguments[right], tuple(call.arguments[name] for name in extra_defaults(function))
+
+
 def as_array(x: Any) -> Any:
     """Takes an operand as it comes: a JAX or NumPy array, a BCOO or a scalar.
 
@@ -208,11 +227,11 @@ def as_array(x: Any) -> Any:
     if isinstance(x, jax.Array) or is_sparse(x):
         return x
     if isinstance(x, (list, tuple)) or not (hasattr(x, "__array__") or isinstance(x, (bool, int, float, complex))):
-        raise BadType("an operand is an array", f"got a {type(x).__name__}", "Make one with jax.numpy.asarray")
+        raise BadType("an operand must be an array", f"got a {type(x).__name__}", "Make one with jax.numpy.asarray")
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
-        raise BadType("an operand is an array of numbers", str(error)) from None
+        raise BadType("an operand must be an array of numbers", str(error)) from None
 
 
 def is_sparse(x: Any) -> bool:

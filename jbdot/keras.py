@@ -103,10 +103,10 @@ def batch_dot(
 def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     for operand in (x, y):
         if operand.ndim < 2:
-            raise BadValue("an operand has rank 2 or more", f"{operand.name} has rank {operand.ndim}", "Add a batch axis with x[None]")
+            raise BadValue("an operand must have rank 2 or more", f"{operand.name} has rank {operand.ndim}", "Add a batch axis with x[None]")
     if x.shape[0] != y.shape[0]:
         raise BadValue(
-            "axis 0 is the batch, of one size in both", f"axis 0 of {x.name} has size {x.shape[0]}, axis 0 of {y.name} has size {y.shape[0]}"
+            "axis 0 is the batch and must have one size in both", f"axis 0 of {x.name} has size {x.shape[0]}, axis 0 of {y.name} has size {y.shape[0]}"
         )
     x_axis, y_axis = _axes(x, y, axes)
     rules.check_pair(x, y, x_axis, y_axis, _leading(x, y))
@@ -163,23 +163,23 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
     try:
         pair = list(axes)
     except TypeError:
-        raise BadType("axes are None, an int or a pair of ints", f"a {type(axes).__name__}") from None
+        raise BadType("axes must be None, an int or a pair of ints", f"a {type(axes).__name__}") from None
     if any(isinstance(axis, (list, tuple)) for axis in pair):
-        raise BadValue("one axis of each operand is contracted", "axes hold a list", "tensordot contracts several at once")
+        raise BadValue("one axis of each operand must be named", "axes hold a list", "tensordot contracts several at once")
     if len(pair) < 2:
-        raise BadIndex("axes are a pair", f"there is {len(pair)}")
+        raise BadIndex("axes must be a pair", f"there is {len(pair)}")
     try:
         found = [operator.index(axis) for axis in pair]
     except TypeError:
-        raise BadType("an axis is an int", f"axes are {[type(axis).__name__ for axis in pair]}") from None
+        raise BadType("an axis must be an int", f"axes are {[type(axis).__name__ for axis in pair]}") from None
     found[:2] = (axis + operand.ndim if axis < 0 else axis for operand, axis in zip((x, y), found, strict=False))
     if 0 in found:
-        raise BadValue("axis 0 is the batch, and is not contracted", f"axes name axis 0 of {x.name if found[0] == 0 else y.name}", "Add a batch axis with x[None] if there is none")
+        raise BadValue("axis 0 is the batch and must not be contracted", f"axes name axis 0 of {x.name if found[0] == 0 else y.name}", "Add a batch axis with x[None] if there is none")
     if len(found) > 2:
-        raise BadValue("axes are a pair", f"there are {len(found)}")
+        raise BadValue("axes must be a pair", f"there are {len(found)}")
     for operand, axis in zip((x, y), found, strict=True):
         if not -operand.ndim <= axis < operand.ndim:
-            raise BadIndex("an axis lies within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+            raise BadIndex("an axis must lie within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
     return found[0], found[1]
 
 
@@ -202,7 +202,7 @@ def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> Planned:
     y_order[1] = y_axis
     for operand, order in ((x, x_order), (y, y_order)):
         if len({i % len(order) for i in order}) != len(order):
-            raise BadValue("an axis lies within its operand's rank", f"the axis given for {operand.name}, which has rank {operand.ndim}, counts from before axis 0")
+            raise BadValue("an axis must lie within its operand's rank", f"the axis given for {operand.name}, which has rank {operand.ndim}, counts from before axis 0")
     x_batch, *x_kept, x_contracted = (xs[i] for i in x_order)
     y_batch, y_contracted, *y_kept = (ys[i] for i in y_order)
     lhs: dict[int | None, str | None] = dict(zip([i for i in x_kept if i is not None], names(LHS_FREE, x.ndim), strict=False))

@@ -35,14 +35,14 @@ class Dtypes:
         """Refuses operands that the op does not take."""
         for operand in (x, y):
             if operand.dtype.name not in self.allowed:
-                raise self.refusal(f"the framework multiplies {', '.join(self.allowed)}", f"{operand.name} is {operand.dtype.name}", "Cast it first")
+                raise self.refusal(f"the dtype must be one that the framework multiplies here, of {', '.join(self.allowed)}", f"{operand.name} is {operand.dtype.name}", "Cast it first")
         if x.dtype != y.dtype:
-            raise self.refusal("both operands have one dtype", f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}", "Cast one of them first")
+            raise self.refusal("both operands must have one dtype", f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}", "Cast one of them first")
 
     def check_kernel(self, x: Operand) -> None:
         """Refuses a dtype that the framework could name and not compute."""
         if x.dtype.name in self.no_kernel:
-            raise BadValue("the framework has a kernel for the dtype", f"there was none for {x.dtype.name}", "Cast to float32 first")
+            raise BadValue("the framework must have a kernel for the dtype", f"there was none for {x.dtype.name}", "Cast to float32 first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,10 @@ def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
     if flattened:
         for operand, needed in ((x, 1), (y, 2)):
             if operand.ndim < needed:
-                raise BadIndex("the contracted axes exist: the last of x, the last but one of y", f"{operand.name} has rank {operand.ndim}")
+                raise BadIndex("the contracted axes must exist, the last of x and the last but one of y", f"{operand.name} has rank {operand.ndim}")
     lhs_entry, rhs_entry = backend.enter_matmul(x, y)
     if not flattened and (x.ndim, y.ndim) != (2, 2):
-        raise BadValue("an operand has rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}", "Add the axis that is meant")
+        raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}", "Add the axis that is meant")
     lhs, rhs = (*names(DOT_LHS, x.ndim - 1), "r"), names(DOT_RHS, y.ndim - 1)
     rhs = (*rhs[:-1], "r", rhs[-1])
     check_pair(x, y, x.ndim - 1, y.ndim - 2)
@@ -82,12 +82,12 @@ def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
 def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
     if y.sparse or x.ndim > 2 or y.ndim > 2:
         raise backend.sparse_operand(
-            "a sparse operand is the first one, and both have rank 2",
+            "a sparse operand must be the first one, and both must have rank 2",
             f"{x.name} has rank {x.ndim}{' (sparse)' * x.sparse}, {y.name} has rank {y.ndim}{' (sparse)' * y.sparse}",
         )
     backend.sparse.check(x, y)
     if (x.ndim, y.ndim) != (2, 2):
-        raise BadValue("a sparse product takes matrices", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
+        raise BadValue("the operands of a sparse product must be matrices", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
     check_pair(x, y, 1, 0)
     backend.sparse.check_kernel(x)
     return Planned(Contraction(("a", "r"), ("r", "i"), ("a", "i")), sparse=True)
@@ -97,7 +97,7 @@ def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "
     """Refuses contracted axes of different sizes."""
     if x.shape[x_axis] != y.shape[y_axis]:
         raise BadValue(
-            "the contracted axes have equal sizes",
+            "the contracted axes must have equal sizes",
             f"axis {x_axis} of {x.name} has size {x.shape[x_axis]}, axis {y_axis} of {y.name} has size {y.shape[y_axis]}",
             remedy,
         )
@@ -125,7 +125,7 @@ class DotLayer:
             ValueError: It is no list of two.
         """
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:  # pyright: ignore[reportUnknownArgumentType]
-            refusal = BadValue("the layer is called with a list of two arrays", f"got a {type(inputs).__name__}")  # pyright: ignore[reportUnknownArgumentType]
+            refusal = BadValue("the layer must be called with a list of two arrays", f"got a {type(inputs).__name__}")  # pyright: ignore[reportUnknownArgumentType]
             raise refusal.told(public_name(type(self)), f"axes={self.axes!r}")
         return inputs[0], inputs[1]  # pyright: ignore[reportUnknownVariableType]
 
@@ -135,10 +135,10 @@ def check_layer_axes(axes: Any) -> None:
     if isinstance(axes, int):
         return
     if not isinstance(axes, (list, tuple)):
-        raise BadType("axes are an int or a pair of ints", f"got a {type(axes).__name__}")
+        raise BadType("axes must be an int or a pair of ints", f"got a {type(axes).__name__}")
     kinds = [type(axis).__name__ for axis in axes]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if len(kinds) != 2 or not all(isinstance(axis, int) for axis in axes):  # pyright: ignore[reportUnknownVariableType]
-        raise BadValue("axes are an int or a pair of ints", f"got {kinds}")
+        raise BadValue("axes must be an int or a pair of ints", f"got {kinds}")
 
 
 def autocast(*operands: Operand) -> tuple[Operand, ...]:
@@ -155,10 +155,10 @@ def dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Cal
     pair = (axes, axes) if isinstance(axes, int) else tuple(axes)
     for operand, axis in zip((x, y), pair, strict=True):
         if operand.ndim == 0 and isinstance(axes, int) and axes < 0:
-            raise BadValue("an operand has an axis to contract", f"{operand.name} is a scalar")
+            raise BadValue("an operand must have an axis to contract", f"{operand.name} is a scalar")
         # An int below 0 counts modulo the rank, a pair is indexed as it stands.
         if not (isinstance(axes, int) and axis < 0) and not -operand.ndim <= axis < operand.ndim:
-            raise BadIndex("an axis lies within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+            raise BadIndex("an axis must lie within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
     x_axis, y_axis = (axis % operand.ndim for operand, axis in zip((x, y), pair, strict=True))
     check_pair(x, y, x_axis, y_axis)
     if normalize:

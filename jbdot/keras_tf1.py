@@ -66,7 +66,7 @@ def _dot(x: Operand, y: Operand) -> Planned:
     planned = rules.dot(x, y, _TENSORFLOW)
     if max(x.ndim, y.ndim) > 2 and x.shape[-1] == 0:
         raise BadValue(
-            "the operands can be flattened to matrices, which TensorFlow 1 cannot with a contracted size of 0",
+            "the operands must flatten to matrices, which in TensorFlow 1 they do not with a contracted size of 0",
             f"axis {x.ndim - 1} of {x.name} has size 0",
             "jbdot.keras.dot gives the zeros that this sum is",
         )
@@ -165,9 +165,9 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
         pair = None if several else (axes[0], axes[1])
     except (TypeError, IndexError, KeyError) as error:
         kind = BadIndex if isinstance(error, IndexError) else BadType
-        raise kind("axes are None, an int or a pair of ints", f"{axes!r} is a {type(axes).__name__}") from None
+        raise kind("axes must be None, an int or a pair of ints", f"{axes!r} is a {type(axes).__name__}") from None
     if pair is None:
-        raise BadValue("one axis of each operand is contracted", f"axes={axes!r} hold a list", "tensordot contracts several at once")
+        raise BadValue("one axis of each operand must be named", f"axes={axes!r} hold a list", "tensordot contracts several at once")
     return pair
 
 
@@ -180,7 +180,7 @@ def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
     for i, (left_size, right_size) in enumerate(zip(left, right, strict=True)):
         if left_size != right_size and 1 not in (left_size, right_size):
             raise BadValue(
-                "two operands of rank 2 are multiplied elementwise" + (", x transposed as its axis is not y's" if turned else ""),
+                "two operands of rank 2 are multiplied elementwise and must broadcast" + (", x transposed as its axis is not y's" if turned else ""),
                 f"axis {1 - i if turned else i} of {x.name} has size {left_size}, axis {i} of {y.name} has size {right_size}",
                 "A product of matrices is keras_tf1.dot",
             )
@@ -203,16 +203,16 @@ def _reduced(axis: Any) -> tuple[int, ...]:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise BadType("an axis is an int", f"{axis!r} is a {type(axis).__name__}") from None
+        raise BadType("an axis must be an int", f"{axis!r} is a {type(axis).__name__}") from None
     if not -2 <= index < 2:
-        raise BadValue("an axis of a matrix is 0 or 1, or -1 or -2", f"axis {index}")
+        raise BadValue("an axis of a matrix must be 0 or 1, or -1 or -2", f"axis {index}")
     return (index % 2,)
 
 
 def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -> Planned:
     """`tf.matmul` with adjoints: whatever does not name the last axis names the one before it."""
     if rank < 2:
-        raise BadValue("an operand has rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
+        raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
     _BATCH_MATMUL.check(x, y)
     adjoint_x, adjoint_y = bool(x_axis != rank - 1), bool(y_axis == rank - 1)
     batch = names(BATCH, rank - 2)
@@ -239,8 +239,8 @@ def _squeezed(planned: Planned, x: Operand, y: Operand) -> Planned:
         exists = -len(shape) <= axis < len(shape)
         if not exists or shape[axis] != 1:
             raise BadValue(
-                f"with ranks {x.ndim} and {y.ndim} all leading axes are batch axes, and of the product {shape} Keras drops axes {first} to {first + padding - 1}",
-                f"axis {axis} of it has size {shape[axis]}, not 1" if exists else f"it has no axis {axis}",
+                f"with ranks {x.ndim} and {y.ndim} all leading axes are batch axes, and axes {first} to {first + padding - 1} of the product {shape}, which Keras drops, must have size 1",
+                f"axis {axis} has size {shape[axis]}" if exists else f"there is no axis {axis}",
                 "jbdot.keras.batch_dot takes axis 0 alone as batch, and drops nothing",
             )
         dropped.add(axis % len(shape))

@@ -110,7 +110,7 @@ class Planned:
         dtype = self.out_dtype(lhs.dtype, rhs.dtype) if preferred_element_type is None else canonical(preferred_element_type)
         if self.sparse:
             if (precision, preferred_element_type, out_sharding) != (None, None, None):
-                raise BadValue("a sparse operand goes through bcoo_dot_general, which takes no precision, preferred_element_type or out_sharding")
+                raise BadValue("precision, preferred_element_type and out_sharding must be left out with a sparse operand, as bcoo_dot_general takes none of them")
             out = _sparse_dot(_enter(lhs, self.lhs), _enter(rhs, self.rhs), c)
         else:
             lhs = _reduce(_enter(lhs, self.lhs), c.lhs, c.lhs_kept)
@@ -120,15 +120,26 @@ class Planned:
                 out = lax.dot_general(
                     lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=_dot_sharding(out_sharding, c)
                 )
-            except (TypeError, ValueError) as refused:
-                kind = BadType if isinstance(refused, TypeError) else BadValue
-                asked = {"precision": precision, "preferred_element_type": preferred_element_type, "out_sharding": out_sharding}
-                given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
-                raise kind(f"lax.dot_general takes what is asked of it ({given or 'nothing more'})", str(refused)) from refused
+            except Exception as error:
+                raise _refused(error, precision, preferred_element_type, out_sharding) from error
             out = _arrange(out, c)
         promised = jax.ShapeDtypeStruct(shape, dtype)
         chex.assert_trees_all_equal_shapes_and_dtypes(out, promised)
         return out
+
+
+def _refused(error: Exception, precision: Any, preferred_element_type: Any, out_sharding: Any) -> Exception:
+    """Says what `lax.dot_general` refused; what is not about the call comes back as it is."""
+    if type(error).__name__ == "ShardingTypeError":
+        return BadValue(
+            "the operands' shardings must say how the result is sharded", str(error), "Name it: out_sharding=jax.sharding.PartitionSpec(...)"
+        )
+    if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
+        return error
+    asked = {"precision": precision, "preferred_element_type": preferred_element_type, "out_sharding": out_sharding}
+    given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+    kind = BadType if isinstance(error, TypeError) else BadValue
+    return kind(f"lax.dot_general must take these operands{' with ' if given else ''}{given}", str(error))
 
 
 def canonical(dtype: Any) -> Any:

@@ -18,7 +18,7 @@ def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0
     if merged and (len(a_axes) == 1 or math.prod(a_sizes) != math.prod(b_sizes)):
         pairs = zip(a_axes, a_sizes, b_axes, b_sizes, strict=True)
         raise BadValue(
-            "the contracted axes have equal sizes",
+            "the contracted axes must have equal sizes",
             "; ".join(f"axis {i} of {a.name} has size {m}, axis {j} of {b.name} has size {n}" for i, m, j, n in pairs if m != n),
         )
     contracted = ("k",) if merged else names(CONTRACTING, len(a_axes))

@@ -95,17 +95,17 @@ def _matmul(
 ) -> Planned:
     for operand, transpose, adjoint in ((a, transpose_a, adjoint_a), (b, transpose_b, adjoint_b)):
         if transpose and adjoint:
-            raise BadValue("an operand is transposed or adjoint, not both", f"both flags are set for {operand.name}", "The adjoint transposes too")
+            raise BadValue("an operand must be transposed or adjoint, not both", f"both flags are set for {operand.name}", "The adjoint transposes too")
     hinted = bool(a_is_sparse or b_is_sparse)
     batched = max(a.ndim, b.ndim) > 2 and not hinted
     # Each kernel knows one of the two: the other is made of it and a conjugation, which refuses booleans.
     for operand, conjugated in ((a, transpose_a if batched else adjoint_a), (b, transpose_b if batched else adjoint_b)):
         if conjugated and operand.dtype == jnp.bool_:
-            raise BadType("numbers are conjugated", f"{operand.name} is bool", "Cast it first")
+            raise BadType("only numbers can be conjugated", f"{operand.name} is bool", "Cast it first")
     entries, dtype = _matmul_dtypes(a, b, batched, hinted, output_type)
     for operand in (a, b):
         if operand.ndim < 2 or (hinted and operand.ndim > 2):
-            needed = "are matrices, where a sparse flag is set" if hinted else "have rank 2 or more"
+            needed = "must be matrices where a sparse flag is set" if hinted else "must have rank 2 or more"
             raise BadValue(f"the operands {needed}", f"{a.name} has rank {a.ndim}, {b.name} has rank {b.ndim}")
     turned_a, turned_b = bool(transpose_a or adjoint_a), bool(transpose_b or adjoint_b)
     check_pair(a, b, a.ndim - 1 - turned_a, b.ndim - 2 + turned_b)
@@ -139,7 +139,7 @@ def _matmul_dtypes(a: Operand, b: Operand, batched: bool, hinted: bool, output_t
     if wanted == jnp.int32 == a.dtype == b.dtype:
         return (AS_IS, AS_IS), None
     raise BadValue(
-        "output_type is int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, else the operands' own dtype",
+        "output_type must be int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, else the operands' own dtype",
         f"{a.name} is {a.dtype.name}, {b.name} is {b.dtype.name}, output_type is {wanted.name}",
         "preferred_element_type asks for a wider result",
     )
@@ -225,10 +225,10 @@ def einsum(equation: Any, x: Any, y: Any, *, precision: Any = None, preferred_el
 @plans(einsum)
 def _einsum(x: Operand, y: Operand, equation: Any) -> Planned:
     if not isinstance(equation, str):
-        raise BadType("the equation is a string", f"got a {type(equation).__name__}")
+        raise BadType("the equation must be a string", f"got a {type(equation).__name__}")
     inputs, arrow, result = equation.replace(" ", "").partition("->")
     if not re.fullmatch(r"([a-zA-Z,]|\.\.\.)*", inputs) or not re.fullmatch(r"([a-zA-Z]|\.\.\.)*", result):
-        raise BadValue("an equation has letters, commas, '...' and one '->'", repr(equation))
+        raise BadValue("an equation must consist of letters, commas, '...' and one '->'", repr(equation))
     if not arrow:
         labels = re.findall(r"\.\.\.|[a-zA-Z]", inputs)
         result = "".join(sorted(label for label in set(labels) if labels.count(label) == 1))
@@ -272,10 +272,10 @@ def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: b
 def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: bool) -> Planned:
     if not sp_a.sparse or b.sparse:
         wrong = "b is sparse" if sp_a.sparse else "sp_a is a dense array"
-        raise BadType("sp_a is a BCOO and b a dense array", wrong, "jax.experimental.sparse.BCOO.fromdense makes one; matmul takes dense arrays")
+        raise BadType("sp_a must be a BCOO and b a dense array", wrong, "jax.experimental.sparse.BCOO.fromdense makes one; matmul takes dense arrays")
     _SPARSE.check(sp_a, b)
     if (sp_a.ndim, b.ndim) != (2, 2):
-        raise BadValue("a sparse product takes matrices", f"{sp_a.name} has rank {sp_a.ndim}, {b.name} has rank {b.ndim}")
+        raise BadValue("the operands of a sparse product must be matrices", f"{sp_a.name} has rank {sp_a.ndim}, {b.name} has rank {b.ndim}")
     check_pair(sp_a, b, 0 if adjoint_a else 1, 1 if adjoint_b else 0)
     contraction = Contraction(("k", "m") if adjoint_a else ("m", "k"), ("n", "k") if adjoint_b else ("k", "n"), ("m", "n"))
     lhs, rhs = (Entry(conjugate=bool(adjoint) and operand.is_complex) for operand, adjoint in ((sp_a, adjoint_a), (b, adjoint_b)))
@@ -290,21 +290,21 @@ def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
         count = int(axes)
         for operand in (a, b):
             if not 0 <= count <= operand.ndim:
-                raise BadValue("a number of axes is not negative, and no larger than a rank", f"axes={count}, {operand.name} has rank {operand.ndim}")
+                raise BadValue("a number of axes must not be negative, nor larger than a rank", f"axes={count}, {operand.name} has rank {operand.ndim}")
         return tuple(range(a.ndim - count, a.ndim)), tuple(range(count))
     if not isinstance(axes, (list, tuple)):
-        raise (BadValue if axes is None else BadType)("axes are a number or a pair", f"got a {type(axes).__name__}")
+        raise (BadValue if axes is None else BadType)("axes must be a number or a pair", f"got a {type(axes).__name__}")
     pair: list[Any] = list(axes)  # pyright: ignore[reportUnknownArgumentType]
     if len(pair) != 2:
-        raise BadValue("axes are a number or a pair", f"there are {len(pair)}")
+        raise BadValue("axes must be a number or a pair", f"there are {len(pair)}")
     if all(isinstance(item, (int, np.integer)) for item in pair):
         pair = [[item] for item in pair]
     try:
         first, second = (list(item) for item in pair)
     except TypeError:
-        raise BadType("axes are two ints or two lists", f"got {[type(item).__name__ for item in pair]}") from None
+        raise BadType("axes must be two ints or two lists", f"got {[type(item).__name__ for item in pair]}") from None
     if len(first) != len(second):
-        raise BadValue("as many axes of one operand as of the other are contracted", f"{first} of {a.name}, {second} of {b.name}")
+        raise BadValue("as many axes of one operand as of the other must be contracted", f"{first} of {a.name}, {second} of {b.name}")
     return _counted_from_front(a, first), _counted_from_front(b, second)
 
 
@@ -312,13 +312,13 @@ def _counted_from_front(operand: Operand, axes: list[Any]) -> Axes:
     try:
         found = [operator.index(axis) for axis in axes]
     except TypeError:
-        raise BadType("an axis is an int", f"{axes} of {operand.name}") from None
+        raise BadType("an axis must be an int", f"{axes} of {operand.name}") from None
     for axis in found:
         if axis >= operand.ndim or axis < -2 * operand.ndim:
-            raise BadIndex("an axis lies within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+            raise BadIndex("an axis must lie within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
     if min(found, default=0) < -operand.ndim:
-        raise BadValue("an axis lies within its operand's rank", f"axis {min(found)} of {operand.name}, which has rank {operand.ndim}")
+        raise BadValue("an axis must lie within its operand's rank", f"axis {min(found)} of {operand.name}, which has rank {operand.ndim}")
     front = tuple(axis % operand.ndim for axis in found)
     if len(set(front)) != len(front):
-        raise BadValue("an axis is contracted once", f"{axes} of {operand.name} repeat one")
+        raise BadValue("an axis must be contracted once only", f"{axes} of {operand.name} repeat one")
     return front

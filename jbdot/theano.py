@@ -135,7 +135,7 @@ def batched_dot(a: Any, b: Any, *, precision: Any = None, preferred_element_type
 def _batched_dot(a: Operand, b: Operand) -> Planned:
     for operand in (a, b):
         if operand.ndim == 0:
-            raise BadType("an operand has a batch axis", f"{operand.name} is a scalar", "theano.dot multiplies by a scalar")
+            raise BadType("an operand must have a batch axis", f"{operand.name} is a scalar", "theano.dot multiplies by a scalar")
     if a.ndim == 1 or b.ndim == 1:
         rank = max(a.ndim, b.ndim)
         (first, second, out) = broadcast(a.shape[:1], b.shape[:1])
@@ -187,7 +187,7 @@ def _batched_tensordot(x: Operand, y: Operand, axes: Any) -> Planned:
 def _batched(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes) -> Planned:
     if a.shape[0] != b.shape[0]:
         raise BadType(
-            "axis 0 is the batch, of one size in both", f"axis 0 of {a.name} has size {a.shape[0]}, axis 0 of {b.name} has size {b.shape[0]}"
+            "axis 0 is the batch and must have one size in both", f"axis 0 of {a.name} has size {a.shape[0]}, axis 0 of {b.name} has size {b.shape[0]}"
         )
     planned = rules.tensordot(a, b, a_axes, b_axes, batch=1)
     return _promoted(a, b, planned.contraction, planned.lhs, planned.rhs)
@@ -200,26 +200,26 @@ def _axes(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Axes]
     try:
         pair = list(axes)
     except TypeError:
-        raise BadType("axes are a number or a pair", f"got a {type(axes).__name__}") from None
+        raise BadType("axes must be a number or a pair", f"got a {type(axes).__name__}") from None
     if len(pair) != 2:
-        raise BadValue("axes are a number or a pair", f"there are {len(pair)}")
+        raise BadValue("axes must be a number or a pair", f"there are {len(pair)}")
     first, second = ([item] if isinstance(item, str) or not np.iterable(item) else list(item) for item in pair)
     if len(first) != len(second):
-        raise BadValue("as many axes of one operand as of the other are contracted", f"{first} of {a.name}, {second} of {b.name}")
+        raise BadValue("as many axes of one operand as of the other must be contracted", f"{first} of {a.name}, {second} of {b.name}")
     for operand, listed in ((a, first), (b, second)):
         try:
             highest = max(listed, default=-1)
             beyond = highest >= operand.ndim
         except TypeError:
-            raise BadType("an axis is an int", f"{listed} of {operand.name}") from None
+            raise BadType("an axis must be an int", f"{listed} of {operand.name}") from None
         if len(listed) > operand.ndim or beyond:
-            raise BadValue("an axis lies within its operand's rank", f"axes {listed} of {operand.name}, which has rank {operand.ndim}")
+            raise BadValue("an axis must lie within its operand's rank", f"axes {listed} of {operand.name}, which has rank {operand.ndim}")
         if batched and 0 in listed:
-            raise BadValue("axis 0 is the batch, and is not contracted", f"axes {listed} of {operand.name}")
+            raise BadValue("axis 0 is the batch and must not be contracted", f"axes {listed} of {operand.name}")
     found = tuple(tuple(_index(axis, operand) for axis in listed) for operand, listed in ((a, first), (b, second)))
     for operand, listed in zip((a, b), found, strict=True):
         if any(axis < 0 for axis in listed) or len(set(listed)) != len(listed):
-            raise BadValue("an axis is not negative, and is named once", f"axes {list(listed)} of {operand.name}", "Count from the front")
+            raise BadValue("an axis must not be negative, nor be named twice", f"axes {list(listed)} of {operand.name}", "Count from the front")
     return found[0], found[1]
 
 
@@ -227,13 +227,13 @@ def _counted(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Ax
     try:
         count = int(axes)
     except (TypeError, ValueError) as error:
-        raise (BadValue if isinstance(error, ValueError) else BadType)("axes are a number or a pair", repr(axes)) from None
+        raise (BadValue if isinstance(error, ValueError) else BadType)("axes must be a number or a pair", repr(axes)) from None
     for operand in (a, b):
         if count > operand.ndim or (batched and count == operand.ndim):
             beside = " beside its batch axis" if batched else ""
-            raise BadValue("an operand has as many axes as are contracted", f"{operand.name} has rank {operand.ndim}, {count} axes are contracted{beside}")
+            raise BadValue("an operand must have as many axes as are contracted", f"{operand.name} has rank {operand.ndim}, {count} axes are contracted{beside}")
     if count < 0:
-        raise (BadValue if batched else BadIndex)("a number of axes is not negative", f"axes={count}")
+        raise (BadValue if batched else BadIndex)("a number of axes must not be negative", f"axes={count}")
     return tuple(range(a.ndim - count, a.ndim)), tuple(range(batched, batched + count))
 
 
@@ -241,9 +241,9 @@ def _index(axis: Any, operand: Operand) -> int:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise BadType("an axis is an int", f"{axis!r} of {operand.name}") from None
+        raise BadType("an axis must be an int", f"{axis!r} of {operand.name}") from None
     if index < -operand.ndim:
-        raise BadIndex("an axis lies within its operand's rank", f"axis {index} of {operand.name}, which has rank {operand.ndim}")
+        raise BadIndex("an axis must lie within its operand's rank", f"axis {index} of {operand.name}, which has rank {operand.ndim}")
     return index
 
 

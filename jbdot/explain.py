@@ -1,0 +1,275 @@
+"""Says what a call does: formula, roles of axes, shapes, cost, and what every other dialect makes of it."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import jax
+from jax import numpy as jnp
+
+from jbdot.contraction import Contraction
+from jbdot.errors import BadType, Refusal, array_text
+from jbdot.front_door import PLANNERS, as_array, bound, given, operand_names, others, plan, public_name, refused
+from jbdot.planned import Operand, Planned, canonical
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# One colour for each role, told apart by the colour-blind too (Okabe and Ito).
+COLOURS: Final = {
+    "batch": "#56B4E9",
+    "contracting": "#D55E00",
+    "lhs free": "#009E73",
+    "rhs free": "#CC79A7",
+    "summed": "#E69F00",
+    "unit": "#BBBBBB",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What a call of a front door does, before anything runs.
+
+    Attributes:
+        function: The front door's name, such as "keras_tf1.batch_dot".
+        planned: The contraction, and how the operands enter it.
+        lhs: The first operand's name, shape and dtype.
+        rhs: The second operand's.
+        arguments: The other arguments that were given, by name.
+        shape: The result's shape.
+        dtype: The result's dtype.
+        elsewhere: For every other front door its name, and the result's shape for the same call
+            or why it refuses.
+    """
+
+    function: str
+    planned: Planned
+    lhs: Operand
+    rhs: Operand
+    arguments: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: Any
+    elsewhere: tuple[tuple[str, tuple[int, ...] | str], ...]
+
+    @property
+    def contraction(self) -> Contraction:
+        """The labels."""
+        return self.planned.contraction
+
+    @property
+    def formula(self) -> str:
+        """The formula with indices: `out[b,m,n] = sum_k x[b,m,k] * y[b,k,n]`."""
+        return self.contraction.formula(self.lhs.name, self.rhs.name)
+
+    @property
+    def einsum(self) -> str:
+        """The einsum string."""
+        return self.contraction.einsum
+
+    @property
+    def dimension_numbers(self) -> Any:
+        """What `lax.dot_general` is told."""
+        return self.contraction.dimension_numbers
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The length of each label, in elements."""
+        return self.contraction.sizes(self.planned.lhs.shape(self.lhs.shape), self.planned.rhs.shape(self.rhs.shape))
+
+    @property
+    def flops(self) -> int:
+        """FLOPs: 2 for each multiply-add, 8 for a complex one."""
+        real = self.contraction.flops(self.planned.lhs.shape(self.lhs.shape), self.planned.rhs.shape(self.rhs.shape))
+        return real * (4 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of both operands, each read once."""
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in (self.lhs, self.rhs))
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the result, written once."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def flops_per_byte(self) -> float:
+        """FLOPs for each byte read or written; 0 where nothing is."""
+        return self.flops / max(self.bytes_read + self.bytes_written, 1)
+
+    @property
+    def latex(self) -> str:
+        r"""The formula in LaTeX: `\mathrm{out}_{b,m,n} = \sum_{k} x_{b,m,k}\, y_{b,k,n}`."""
+        c = self.contraction
+        summed = c.contracting + c.summed
+        total = rf"\sum_{{{','.join(map(_latex_label, summed))}}} " if summed else ""
+        terms = (_latex_array(name, labels) for name, labels in (("out", c.out), (self.lhs.name, c.lhs), (self.rhs.name, c.rhs)))
+        out, lhs, rhs = terms
+        return rf"{out} = {total}{lhs}\, {rhs}"
+
+    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
+        """A row for each label: (label, role, axis of lhs, axis of rhs, axis of the result, size)."""
+        c, sizes = self.contraction, self.sizes
+        where = lambda labels, label: ", ".join(str(axis) for axis, other in enumerate(labels) if other == label)  # noqa: E731
+        labels = dict.fromkeys(label for label in (*c.out, *c.lhs, *c.rhs) if label is not None)
+        rows = [(label, c.role(label), where(c.lhs, label), where(c.rhs, label), where(c.out, label), _number(sizes[label])) for label in labels]
+        if None in (*c.lhs, *c.rhs, *c.out):
+            rows.append(("1", "unit", where(c.lhs, None), where(c.rhs, None), where(c.out, None), "1"))
+        return rows
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What stands below the labels: (name, text)."""
+        steps = [f"{operand.name} {step}" for operand, entry in ((self.lhs, self.planned.lhs), (self.rhs, self.planned.rhs)) for step in entry.steps()]
+        facts = [
+            ("labels", str(self.contraction)),
+            ("einsum", self.einsum),
+            ("dimension_numbers", str(self.dimension_numbers)),
+            ("before the dot", "; ".join(steps)),
+            ("runs as", "bcoo_dot_general" if self.planned.sparse else "lax.dot_general"),
+            ("result", array_text("", self.shape, self.dtype).strip()),
+            ("FLOPs", f"{_number(self.flops)} ({'8 for each complex' if self.flops and jnp.issubdtype(self.dtype, jnp.complexfloating) else '2 for each'} multiply-add)"),
+            ("bytes", f"{_number(self.bytes_read)} read, {_number(self.bytes_written)} written"),
+            ("FLOPs per byte", f"{self.flops_per_byte:.3g}" if isinstance(self.flops, int) else f"({self.flops}) / ({self.bytes_read + self.bytes_written})"),
+        ]
+        return [(name, text) for name, text in facts if text]
+
+    def call(self) -> str:
+        """The call as it was made, with shapes for arrays."""
+        arrays = [array_text(x.name, x.shape, x.dtype, x.sparse) for x in (self.lhs, self.rhs)]
+        return f"{self.function}({', '.join(arrays + [f'{name}={value!r}' for name, value in self.arguments.items()])})"
+
+    def __str__(self) -> str:
+        head = ("label", "role", f"axis of {self.lhs.name}", f"axis of {self.rhs.name}", "axis of out", "size")
+        answers = [(name, str(answer) if isinstance(answer, tuple) else f"refuses: {answer}") for name, answer in self.elsewhere]
+        parts = [self.call(), f"  {self.formula}", _table([head, *self.rows()]), _table(self.facts()), "  the same call elsewhere\n" + _table(answers)]
+        return "\n\n".join(parts)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        cell = lambda text, tag="td", style="": f"<{tag} style='text-align:left;padding:2px 12px;{style}'>{html.escape(text)}</{tag}>"  # noqa: E731
+        head = ("label", "role", f"axis of {self.lhs.name}", f"axis of {self.rhs.name}", "axis of out", "size")
+        roles = [
+            "".join([cell(row[0], style=f"background:{COLOURS[self.colour(row[0])]};color:#000;font-weight:bold"), *map(cell, row[1:])])
+            for row in self.rows()
+        ]
+        answers = [(name, str(answer) if isinstance(answer, tuple) else f"refuses: {answer}") for name, answer in self.elsewhere]
+        pairs = lambda rows: "".join(f"<tr>{cell(name, 'th')}{cell(text)}</tr>" for name, text in rows)  # noqa: E731
+        return (
+            f"<div><p><code>{html.escape(self.call())}</code></p><p>$\\displaystyle {html.escape(self.latex)}$</p>"
+            f"<table><tr>{''.join(cell(text, 'th') for text in head)}</tr>{''.join(f'<tr>{row}</tr>' for row in roles)}</table>"
+            f"<table>{pairs(self.facts())}</table><p><b>The same call elsewhere</b></p><table>{pairs(answers)}</table></div>"
+        )
+
+    def colour(self, label: str | None) -> str:
+        """Names the colour of a label: its role, free ones by operand."""
+        role = self.contraction.role(None if label == "1" else label)
+        return f"{'lhs' if label in self.contraction.lhs else 'rhs'} free" if role == "free" else role
+
+    def plot(self) -> "Figure":
+        """Draws both operands and the result as blocks of axes, coloured by role, contracting axes joined.
+
+        Needs matplotlib: `pip install 'jbdot[plot]'`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from jbdot.picture import draw
+
+        return draw(self)
+
+
+def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Says what a call would do, without doing it.
+
+    Args:
+        function: A front door, such as `jbdot.batch_dot`, or a `Dot` layer.
+        args: The call's arguments. An operand may be an array, a `jax.ShapeDtypeStruct`, or a
+            shape as a tuple of ints (float32 then).
+        kwargs: Likewise, by name.
+
+    Returns:
+        An `Explanation`: print it, let a notebook show it, or take its `latex` and `plot()`.
+
+    Raises:
+        TypeError: function is no front door; or as function itself.
+        ValueError, IndexError: As function itself, for a call that it refuses.
+
+    Example:
+        >>> import jbdot
+        >>> e = explain(jbdot.batch_dot, (10, 12, 4, 5), (10, 12, 5, 8))
+        >>> e.formula
+        'out[b,c,m,n] = sum_k x[b,c,m,k] * y[b,c,k,n]'
+        >>> e.flops, e.bytes_read, e.bytes_written
+        (38400, 28800, 15360)
+        >>> dict(e.elsewhere)["keras.batch_dot"]
+        (10, 12, 4, 12, 8)
+    """
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("precision", "preferred_element_type", "out_sharding")}
+    try:
+        if type(function) in PLANNERS:  # a layer, called with a list: its class has the planner
+            inputs = args[0] if args else kwargs.pop("inputs", None)
+            lhs, rhs = function.operands(inputs)  # pyright: ignore[reportFunctionMemberAccess]
+            function, arguments = type(function), tuple(vars(function).values())
+        elif function in PLANNERS:
+            lhs, rhs, arguments = bound(function, args, kwargs)
+        else:
+            raise BadType("function must be a front door of jbdot", f"got {getattr(function, '__name__', function)!r}", f"One of {', '.join(map(public_name, PLANNERS))}")
+        lhs, rhs = _abstract(lhs), _abstract(rhs)
+    except Refusal as refusal:
+        raise refusal.told("explain", ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])) from None
+    try:
+        planned = plan(function, lhs, rhs, arguments)
+        shape, dtype = planned.out_shape(lhs.shape, rhs.shape), planned.out_dtype(lhs.dtype, rhs.dtype)
+    except Refusal as refusal:
+        raise refused(refusal, function, lhs, rhs, arguments) from None
+    left, right = operand_names(function)
+    return Explanation(
+        public_name(function),
+        planned,
+        Operand(left, tuple(lhs.shape), jnp.dtype(lhs.dtype), planned.sparse),
+        Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype)),
+        given(function, arguments),
+        shape,
+        dtype,
+        tuple(
+            (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, Planned) else str(answer))
+            for door, answer in others(function, lhs, rhs, arguments)
+        ),
+    )
+
+
+def _abstract(x: Any) -> Any:
+    """Takes a shape as an array of float32; anything else as it is."""
+    if isinstance(x, (tuple, list)) and all(isinstance(size, int) for size in x):  # pyright: ignore[reportUnknownVariableType]
+        if any(size < 0 for size in x):  # pyright: ignore[reportUnknownVariableType]
+            raise BadType("a shape must have sizes of 0 or more", repr(x))  # pyright: ignore[reportUnknownArgumentType]
+        return jax.ShapeDtypeStruct(tuple(x), jnp.float32)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype))
+    return as_array(x)
+
+
+def _table(rows: list[Any]) -> str:
+    """Lines up columns, two spaces in."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _number(number: Any) -> str:
+    return f"{number:,}" if isinstance(number, int) else str(number)
+
+
+def _latex_label(label: str | None) -> str:
+    return "0" if label is None else _latex_name(label)
+
+
+def _latex_array(name: str, labels: tuple[str | None, ...]) -> str:
+    return _latex_name(name) + (f"_{{{','.join(map(_latex_label, labels))}}}" if labels else "")
+
+
+def _latex_name(name: str) -> str:
+    return name if len(name) == 1 else rf"\mathrm{{{name}}}".replace("_", r"\_")
