@@ -11,7 +11,13 @@ from jbdot.planned import Operand, Planned
 
 
 def contract(
-    contraction: Contraction | str, lhs: Any, rhs: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    contraction: Contraction | str,
+    lhs: Any,
+    rhs: Any,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Multiplies two arrays as a contraction says.
 
@@ -37,7 +43,7 @@ def contract(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> contract("batch query dim, batch key dim -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
+        >>> contract("batch query d, batch key d -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
         (2, 3, 5)
     """
     return perform(contract, lhs, rhs, (contraction,), precision, preferred_element_type, out_sharding, key=contraction)
@@ -53,7 +59,13 @@ def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
 
 
 def dot_general(
-    lhs: Any, rhs: Any, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None, *, out_sharding: Any = None
+    lhs: Any,
+    rhs: Any,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    *,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Multiplies two arrays as dimension numbers say: `lax.dot_general`, through a `Contraction`.
 
@@ -84,7 +96,16 @@ def dot_general(
         >>> dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), (((2,), (1,)), ((0,), (0,)))).shape
         (2, 3, 5)
     """
-    return perform(dot_general, lhs, rhs, (dimension_numbers,), precision, preferred_element_type, out_sharding, key=dimension_numbers)
+    return perform(
+        dot_general,
+        lhs,
+        rhs,
+        (dimension_numbers,),
+        precision,
+        preferred_element_type,
+        out_sharding,
+        key=dimension_numbers,
+    )
 
 
 @plans(dot_general)

@@ -105,14 +105,18 @@ class Contraction:
         inputs, arrow, result = text.partition("->")
         terms = inputs.split(",")
         if len(terms) != 2:
-            raise BadValue("a contraction must have two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'")
+            raise BadValue(
+                "a contraction must have two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'"
+            )
         words = re.search(r"\w\s+\w", text) is not None
         lhs, rhs = (_tokens(term, words) for term in terms)
         if arrow:
             out = _tokens(result, words)
         else:
             both = [*lhs, *rhs]
-            out = ["..."] * ("..." in both) + sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
+            out = ["..."] * ("..." in both) + sorted(
+                {token for token in both if both.count(token) == 1} - {"...", UNIT}
+            )
         if "..." in (*lhs, *rhs, *out):
             lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape)
         return cls(*(tuple(None if token == UNIT else token for token in side) for side in (lhs, rhs, out)))
@@ -128,7 +132,9 @@ class Contraction:
             >>> print(Contraction.from_dimension_numbers((((2,), (1,)), ((0,), (0,))), 3, 3))
             b m k, b k n -> b m n
         """
-        (lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch) = _checked_numbers(dimension_numbers, lhs_ndim, rhs_ndim)
+        (lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch) = _checked_numbers(
+            dimension_numbers, lhs_ndim, rhs_ndim
+        )
         paired = names(BATCH, len(lhs_batch)) + names(CONTRACTING, len(lhs_contracting))
         lhs_of = dict(zip(lhs_batch + lhs_contracting, paired, strict=True))
         rhs_of = dict(zip(rhs_batch + rhs_contracting, paired, strict=True))
@@ -188,7 +194,10 @@ class Contraction:
 
     @functools.cached_property
     def dimension_numbers(self) -> DimensionNumbers:
-        """`((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`, axes counted in `lhs_kept`, `rhs_kept`: `(((2,), (1,)), ((0,), (0,)))`."""
+        """Of `lax.dot_general`: `((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`.
+
+        Axes are counted in `lhs_kept` and `rhs_kept`: `(((2,), (1,)), ((0,), (0,)))`.
+        """
         contracting = _positions(self.contracting, self.lhs_kept), _positions(self.contracting, self.rhs_kept)
         batch = _positions(self.batch, self.lhs_kept), _positions(self.batch, self.rhs_kept)
         return contracting, batch
@@ -225,7 +234,10 @@ class Contraction:
                     if size != 1:
                         raise BadValue("a unit axis must have size 1", here)
                 elif sizes.setdefault(label, size) != size:
-                    raise BadValue(f"the {self.role(label)} axes of one label must have one size", f"{first[label]}, {here} ({label!r} in '{self}')")
+                    role = "contracted" if self.role(label) == "contracting" else self.role(label)
+                    raise BadValue(
+                        f"{role} axes must have equal sizes", f"{first[label]}, {here} ({label!r} in '{self}')"
+                    )
                 else:
                     first.setdefault(label, here)
         return sizes
@@ -264,7 +276,9 @@ class Contraction:
         labels = _once((*self.lhs, *self.rhs))
         spare = (letter for letter in _SPARE if letter not in labels)
         letters = {label: label if len(label) == 1 else next(spare) for label in labels}
-        lhs, rhs, out = ("".join(letters[label] for label in side if label is not None) for side in (self.lhs, self.rhs, self.out))
+        lhs, rhs, out = (
+            "".join(letters[label] for label in side if label is not None) for side in (self.lhs, self.rhs, self.out)
+        )
         return f"{lhs},{rhs}->{out}"
 
     def formula(self, lhs: str = "lhs", rhs: str = "rhs", out: str = "out") -> str:
@@ -284,7 +298,9 @@ def names(pool: str, count: int) -> tuple[str, ...]:
     return tuple(pool[:count]) + tuple(f"{pool[0]}{i}" for i in range(1, count - len(pool) + 1))
 
 
-def broadcast(lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BATCH) -> tuple[Labels, Labels, tuple[str, ...]]:
+def broadcast(
+    lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BATCH
+) -> tuple[Labels, Labels, tuple[str, ...]]:
     """Labels axes that broadcast as in NumPy: aligned at the right; a size 1 that stretches is a unit axis.
 
     Returns:
@@ -307,7 +323,8 @@ def broadcast(lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BA
         if left != 1 and right != 1:
             raise BadValue(
                 "batch axes must have equal sizes, or one of the two must be 1",
-                f"axis {len(lhs) + axis} of the left operand has size {left}, axis {len(rhs) + axis} of the right one has size {right}",
+                f"axis {len(lhs) + axis} of the first operand has size {left}, "
+                f"axis {len(rhs) + axis} of the second has size {right}",
             )
         (lhs if left == 1 else rhs)[axis] = None
     return tuple(lhs), tuple(rhs), out
@@ -317,7 +334,7 @@ def _checked_labels(name: str, labels: Any) -> Labels:
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise BadType("labels must come as a tuple", f"{name} is {labels!r}", "Contraction.parse reads a string")
     found: list[str | None] = []
-    for label in labels:  # pyright: ignore[reportUnknownVariableType]
+    for label in labels:
         if label is not None and not isinstance(label, str):
             raise BadType("a label must be a string, or None for a unit axis", f"{name} has {label!r}")
         if label is not None and not re.fullmatch(r"[A-Za-z_]\w*", label):
@@ -331,7 +348,7 @@ def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> Di
         (lc, rc), (lb, rb) = (tuple(tuple(int(axis) for axis in axes) for axes in pair) for pair in dimension_numbers)
     except (TypeError, ValueError):
         raise BadType(
-            "dimension_numbers must be ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)), each a sequence of axes",
+            "dimension_numbers must be ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)), of sequences",
             f"given {dimension_numbers!r}",
         ) from None
     for role, left, right in (("contracting", lc, rc), ("batch", lb, rb)):
@@ -340,7 +357,9 @@ def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> Di
     for name, axes, ndim in (("lhs", lb + lc, lhs_ndim), ("rhs", rb + rc, rhs_ndim)):
         for axis in axes:
             if not 0 <= axis < ndim:
-                raise BadValue("an axis must lie between 0 and its operand's rank", f"axis {axis} of {name}, which has rank {ndim}")
+                raise BadValue(
+                    "an axis must lie between 0 and its operand's rank", f"axis {axis} of {name}, which has rank {ndim}"
+                )
         if len(set(axes)) != len(axes):
             raise BadValue("an axis must have one role only", f"{list(axes)} of {name} repeats one")
     return (lc, rc), (lb, rb)
@@ -350,7 +369,11 @@ def _tokens(term: str, words: bool) -> list[str]:
     """Cuts one operand's term into labels, UNIT and "..."."""
     tokens: list[str] = re.findall(r"\.\.\.|[A-Za-z_]\w*|1" if words else r"\.\.\.|[A-Za-z]|1", term)
     if "".join(tokens) != re.sub(r"\s", "", term):
-        raise BadValue("labels must be letters, or words with spaces between", f"{term.strip()!r}", "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'")
+        raise BadValue(
+            "labels must be letters, or words with spaces between",
+            f"{term.strip()!r}",
+            "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'",
+        )
     if tokens.count("...") > 1:
         raise BadValue("an operand must have one ellipsis at most", f"{term.strip()!r}")
     return tokens
@@ -361,17 +384,26 @@ def _spread(
 ) -> tuple[list[str], list[str], list[str]]:
     """Puts labels where an ellipsis stands, by the operands' shapes."""
     if lhs_shape is None or rhs_shape is None:
-        raise BadValue("an ellipsis needs the operands' shapes", repr(text), "Hand them to parse, or the string to contract")
+        raise BadValue(
+            "an ellipsis needs the operands' shapes", repr(text), "Hand them to parse, or the string to contract"
+        )
     spans: list[Shape] = []
     for name, tokens, shape in (("lhs", lhs, lhs_shape), ("rhs", rhs, rhs_shape)):
         count = len(shape) - len(tokens) + 1 if "..." in tokens else 0
         if count < 0:
-            raise BadValue("an operand must have an axis for each of its labels", f"{name} has rank {len(shape)} for '{' '.join(tokens)}'")
+            raise BadValue(
+                "an operand must have an axis for each of its labels",
+                f"{name} has rank {len(shape)} for '{' '.join(tokens)}'",
+            )
         start = tokens.index("...") if count else 0
         spans.append(shape[start : start + count])
     left, right, both = broadcast(*spans, pool="".join(letter for letter in _SPARE if letter not in (*lhs, *rhs)))
     if both and "..." not in out:
-        raise BadValue("the axes of an ellipsis must be in the result", f"{text!r} would sum {len(both)} unnamed axes", "Write '...' after '->' too")
+        raise BadValue(
+            "the axes of an ellipsis must be in the result",
+            f"{text!r} would sum {len(both)} unnamed axes",
+            "Write '...' after '->' too",
+        )
     return _filled(lhs, left), _filled(rhs, right), _filled(out, both)
 
 

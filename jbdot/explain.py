@@ -82,7 +82,12 @@ class Explanation:
     def flops(self) -> int:
         """FLOPs: 2 for each multiply-add, 8 for a complex one."""
         real = self.contraction.flops(self.planned.lhs.shape(self.lhs.shape), self.planned.rhs.shape(self.rhs.shape))
-        return real * (4 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1)
+        return real * (4 if self.is_complex else 1)
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether numbers are complex."""
+        return jnp.issubdtype(self.dtype, jnp.complexfloating)
 
     @property
     def bytes_read(self) -> int:
@@ -105,23 +110,34 @@ class Explanation:
         c = self.contraction
         summed = c.contracting + c.summed
         total = rf"\sum_{{{','.join(map(_latex_label, summed))}}} " if summed else ""
-        terms = (_latex_array(name, labels) for name, labels in (("out", c.out), (self.lhs.name, c.lhs), (self.rhs.name, c.rhs)))
+        terms = (
+            _latex_array(name, labels)
+            for name, labels in (("out", c.out), (self.lhs.name, c.lhs), (self.rhs.name, c.rhs))
+        )
         out, lhs, rhs = terms
         return rf"{out} = {total}{lhs}\, {rhs}"
 
-    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """A row for each label: (label, role, axis of lhs, axis of rhs, axis of the result, size)."""
         c, sizes = self.contraction, self.sizes
-        where = lambda labels, label: ", ".join(str(axis) for axis, other in enumerate(labels) if other == label)  # noqa: E731
-        labels = dict.fromkeys(label for label in (*c.out, *c.lhs, *c.rhs) if label is not None)
-        rows = [(label, c.role(label), where(c.lhs, label), where(c.rhs, label), where(c.out, label), _number(sizes[label])) for label in labels]
+        labels: list[str | None] = list(dict.fromkeys(label for label in (*c.out, *c.lhs, *c.rhs) if label is not None))
         if None in (*c.lhs, *c.rhs, *c.out):
-            rows.append(("1", "unit", where(c.lhs, None), where(c.rhs, None), where(c.out, None), "1"))
-        return rows
+            labels.append(None)
+        return [
+            (
+                label or "1",
+                c.role(label),
+                *(_axes_of(label, side) for side in (c.lhs, c.rhs, c.out)),
+                _number(sizes[label]) if label else "1",
+            )
+            for label in labels
+        ]
 
     def facts(self) -> list[tuple[str, str]]:
         """What stands below the labels: (name, text)."""
-        steps = [f"{operand.name} {step}" for operand, entry in ((self.lhs, self.planned.lhs), (self.rhs, self.planned.rhs)) for step in entry.steps()]
+        entering = ((self.lhs.name, self.planned.lhs), (self.rhs.name, self.planned.rhs))
+        steps = [f"{name} {step}" for name, entry in entering for step in entry.steps()]
+        each = "8 for each complex" if self.is_complex else "2 for each"
         facts = [
             ("labels", str(self.contraction)),
             ("einsum", self.einsum),
@@ -129,11 +145,22 @@ class Explanation:
             ("before the dot", "; ".join(steps)),
             ("runs as", "bcoo_dot_general" if self.planned.sparse else "lax.dot_general"),
             ("result", array_text("", self.shape, self.dtype).strip()),
-            ("FLOPs", f"{_number(self.flops)} ({'8 for each complex' if self.flops and jnp.issubdtype(self.dtype, jnp.complexfloating) else '2 for each'} multiply-add)"),
+            ("FLOPs", f"{_number(self.flops)} ({each} multiply-add)"),
             ("bytes", f"{_number(self.bytes_read)} read, {_number(self.bytes_written)} written"),
-            ("FLOPs per byte", f"{self.flops_per_byte:.3g}" if isinstance(self.flops, int) else f"({self.flops}) / ({self.bytes_read + self.bytes_written})"),
+            ("FLOPs per byte", _ratio(self.flops, self.bytes_read + self.bytes_written)),
         ]
         return [(name, text) for name, text in facts if text]
+
+    def answers(self) -> list[tuple[str, str]]:
+        """What every other front door makes of the call: (name, text)."""
+        return [
+            (name, str(found) if isinstance(found, tuple) else f"refuses: {found}") for name, found in self.elsewhere
+        ]
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The names of the columns of `rows`."""
+        return "label", "role", f"axis of {self.lhs.name}", f"axis of {self.rhs.name}", "axis of out", "size"
 
     def call(self) -> str:
         """The call as it was made, with shapes for arrays."""
@@ -141,27 +168,25 @@ class Explanation:
         return f"{self.function}({', '.join(arrays + [f'{name}={value!r}' for name, value in self.arguments.items()])})"
 
     def __str__(self) -> str:
-        head = ("label", "role", f"axis of {self.lhs.name}", f"axis of {self.rhs.name}", "axis of out", "size")
-        answers = [(name, str(answer) if isinstance(answer, tuple) else f"refuses: {answer}") for name, answer in self.elsewhere]
-        parts = [self.call(), f"  {self.formula}", _table([head, *self.rows()]), _table(self.facts()), "  the same call elsewhere\n" + _table(answers)]
+        parts = (
+            self.call(),
+            f"  {self.formula}",
+            _table([self.head, *self.rows()]),
+            _table(self.facts()),
+            "  the same call elsewhere\n" + _table(self.answers()),
+        )
         return "\n\n".join(parts)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        cell = lambda text, tag="td", style="": f"<{tag} style='text-align:left;padding:2px 12px;{style}'>{html.escape(text)}</{tag}>"  # noqa: E731
-        head = ("label", "role", f"axis of {self.lhs.name}", f"axis of {self.rhs.name}", "axis of out", "size")
-        roles = [
-            "".join([cell(row[0], style=f"background:{COLOURS[self.colour(row[0])]};color:#000;font-weight:bold"), *map(cell, row[1:])])
-            for row in self.rows()
-        ]
-        answers = [(name, str(answer) if isinstance(answer, tuple) else f"refuses: {answer}") for name, answer in self.elsewhere]
-        pairs = lambda rows: "".join(f"<tr>{cell(name, 'th')}{cell(text)}</tr>" for name, text in rows)  # noqa: E731
+        labels = "".join(_html_row(row, colour=COLOURS[self.colour(row[0])]) for row in self.rows())
         return (
-            f"<div><p><code>{html.escape(self.call())}</code></p><p>$\\displaystyle {html.escape(self.latex)}$</p>"
-            f"<table><tr>{''.join(cell(text, 'th') for text in head)}</tr>{''.join(f'<tr>{row}</tr>' for row in roles)}</table>"
-            f"<table>{pairs(self.facts())}</table><p><b>The same call elsewhere</b></p><table>{pairs(answers)}</table></div>"
+            f"<p><code>{html.escape(self.call())}</code></p><p>$\\displaystyle {html.escape(self.latex)}$</p>"
+            f"<table>{_html_row(self.head, tag='th')}{labels}</table>"
+            f"<table>{''.join(map(_html_row, self.facts()))}</table><p><b>The same call elsewhere</b></p>"
+            f"<table>{''.join(map(_html_row, self.answers()))}</table>"
         )
 
     def colour(self, label: str | None) -> str:
@@ -208,19 +233,30 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         >>> dict(e.elsewhere)["keras.batch_dot"]
         (10, 12, 4, 12, 8)
     """
-    kwargs = {name: value for name, value in kwargs.items() if name not in ("precision", "preferred_element_type", "out_sharding")}
+    kwargs = {
+        name: value
+        for name, value in kwargs.items()
+        if name not in ("precision", "preferred_element_type", "out_sharding")
+    }
     try:
         if type(function) in PLANNERS:  # a layer, called with a list: its class has the planner
             inputs = args[0] if args else kwargs.pop("inputs", None)
-            lhs, rhs = function.operands(inputs)  # pyright: ignore[reportFunctionMemberAccess]
+            layer: Any = function
+            lhs, rhs = layer.operands(inputs)
             function, arguments = type(function), tuple(vars(function).values())
         elif function in PLANNERS:
             lhs, rhs, arguments = bound(function, args, kwargs)
         else:
-            raise BadType("function must be a front door of jbdot", f"got {getattr(function, '__name__', function)!r}", f"One of {', '.join(map(public_name, PLANNERS))}")
+            raise BadType(
+                "function must be a front door of jbdot",
+                f"got {getattr(function, '__name__', function)!r}",
+                f"One of {', '.join(map(public_name, PLANNERS))}",
+            )
         lhs, rhs = _abstract(lhs), _abstract(rhs)
     except Refusal as refusal:
-        raise refusal.told("explain", ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])) from None
+        raise refusal.told(
+            "explain", ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+        ) from None
     try:
         planned = plan(function, lhs, rhs, arguments)
         shape, dtype = planned.out_shape(lhs.shape, rhs.shape), planned.out_dtype(lhs.dtype, rhs.dtype)
@@ -244,10 +280,10 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
 def _abstract(x: Any) -> Any:
     """Takes a shape as an array of float32; anything else as it is."""
-    if isinstance(x, (tuple, list)) and all(isinstance(size, int) for size in x):  # pyright: ignore[reportUnknownVariableType]
-        if any(size < 0 for size in x):  # pyright: ignore[reportUnknownVariableType]
-            raise BadType("a shape must have sizes of 0 or more", repr(x))  # pyright: ignore[reportUnknownArgumentType]
-        return jax.ShapeDtypeStruct(tuple(x), jnp.float32)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(x, (tuple, list)) and all(isinstance(size, int) for size in x):
+        if any(size < 0 for size in x):
+            raise BadType("a shape must have sizes of 0 or more", repr(x))
+        return jax.ShapeDtypeStruct(tuple(x), jnp.float32)
     if isinstance(x, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype))
     return as_array(x)
@@ -256,7 +292,28 @@ def _abstract(x: Any) -> Any:
 def _table(rows: list[Any]) -> str:
     """Lines up columns, two spaces in."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _html_row(row: tuple[str, ...], tag: str = "td", colour: str = "") -> str:
+    """A row of a table, its first cell a heading, and coloured if asked."""
+    shade = f";background:{colour};color:black" if colour else ""
+    first = f"<th style='text-align:left{shade}'>{html.escape(row[0])}</th>"
+    return f"<tr>{first}{''.join(f'<{tag} style=text-align:left>{html.escape(text)}</{tag}>' for text in row[1:])}</tr>"
+
+
+def _axes_of(label: str | None, labels: tuple[str | None, ...]) -> str:
+    return ", ".join(str(axis) for axis, other in enumerate(labels) if other == label)
+
+
+def _ratio(flops: Any, moved: Any) -> str:
+    return (
+        f"{flops / max(moved, 1):.3g}"
+        if isinstance(flops, int) and isinstance(moved, int)
+        else f"({flops}) / ({moved})"
+    )
 
 
 def _number(number: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.core import Tracer
 
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, Refusal, array_text
@@ -64,7 +65,9 @@ def perform(
             # All that stands between an eager call and its compiled dot: a microsecond or two. The operands'
             # shapes and dtypes are left to jit's own cache.
             try:
-                run = _RUNS.get((function, _key(arguments) if key is None else key, precision, preferred_element_type, out_sharding))
+                run = _RUNS.get(
+                    (function, _key(arguments) if key is None else key, precision, preferred_element_type, out_sharding)
+                )
             except TypeError:  # an argument cannot be hashed
                 run = None
             if run is not None:
@@ -74,12 +77,14 @@ def perform(
         raise refused(refusal, function, lhs, rhs, arguments) from None
 
 
-def _answer(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: tuple[Any, ...], key: Any) -> jax.Array:
+def _answer(
+    function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: tuple[Any, ...], key: Any
+) -> jax.Array:
     """Answers a call of a new kind, and every call that is traced."""
     lhs, rhs = as_array(lhs), as_array(rhs)
     if isinstance(settings[0], list):
-        settings = tuple(settings[0]), *settings[1:]  # pyright: ignore[reportUnknownArgumentType]
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
+        settings = tuple(settings[0]), *settings[1:]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
         return plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings)
     key = function, _key(arguments) if key is None else key, *settings
     if not (_is_plain(arguments) and _is_hashable(key)):
@@ -87,7 +92,7 @@ def _answer(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[A
     if len(_RUNS) >= _MOST_RUNS:
         _RUNS.clear()
     run = _RUNS[key] = jax.jit(
-        lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings),  # pyright: ignore[reportUnknownLambdaType]
+        lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings),
         inline=True,  # of constants inside a trace it leaves its steps and no call
     )
     _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
@@ -96,7 +101,7 @@ def _answer(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[A
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
 def _compiled(planned: Planned, settings: tuple[Any, ...]) -> Callable[..., jax.Array]:
-    return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=True)  # pyright: ignore[reportUnknownLambdaType]
+    return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=True)
 
 
 def _key(arguments: tuple[Any, ...]) -> Any:
@@ -118,7 +123,7 @@ def _is_hashable(key: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     """Whether equal keys mean equal values, as they do not for arrays."""
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str, type, np.dtype, Contraction))
 
 
@@ -131,15 +136,24 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
     left, right = operand_names(function)
     planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
     if is_sparse(rhs) or (is_sparse(lhs) and not planned.sparse):
-        raise BadType("the operands must be dense arrays here", "a BCOO is given", "Make it dense with .todense(), or give it to dot or sparse_dense_matmul")
+        raise BadType(
+            "the operands must be dense arrays here",
+            "a BCOO is given",
+            "Make it dense with .todense(), or give it to dot or sparse_dense_matmul",
+        )
     planned.contraction.sizes(planned.lhs.shape(lhs.shape), planned.rhs.shape(rhs.shape), (left, right))
     return planned
 
 
-def refused(refusal: Refusal, function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]) -> Exception:
+def refused(
+    refusal: Refusal, function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]
+) -> Exception:
     """Makes the exception for a refused call, with the front doors that would answer it."""
     left, right = operand_names(function)
-    call = [array_text(name, x.shape, x.dtype, is_sparse(x)) if hasattr(x, "shape") else f"{name}={x!r}" for name, x in ((left, lhs), (right, rhs))]
+    call = [
+        array_text(name, x.shape, x.dtype, is_sparse(x)) if hasattr(x, "shape") else f"{name}={x!r}"
+        for name, x in ((left, lhs), (right, rhs))
+    ]
     call += [f"{name}={value!r}" for name, value in given(function, arguments).items()]
     remedies: list[str] = []
     if hasattr(lhs, "shape") and hasattr(rhs, "shape"):
@@ -153,7 +167,9 @@ def refused(refusal: Refusal, function: Callable[..., Any], lhs: Any, rhs: Any, 
     return refusal.told(public_name(function), ", ".join(call), remedies)
 
 
-def others(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]) -> list[tuple[Callable[..., Any], Planned | Refusal]]:
+def others(
+    function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]
+) -> list[tuple[Callable[..., Any], Planned | Refusal]]:
     """Asks every other front door the same call: the plan it would make, or why it refuses.
 
     One that has no such argument as the call gives, or needs one that it does not give, refuses
@@ -202,7 +218,9 @@ def given(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str,
     return {name: value for (name, default), value in named if value is not default}
 
 
-def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, tuple[Any, ...]]:
+def bound(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any, tuple[Any, ...]]:
     """Sorts a call's arguments into its two operands and the others, in the planner's order.
 
     Raises:

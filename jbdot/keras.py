@@ -27,7 +27,9 @@ _BATCH_MATMUL = rules.Dtypes(f"{_NUMBERS} int16", BadValue)
 _NORMALIZE = rules.Dtypes("bfloat16 float16 float32 float64 complex64 complex128")
 
 
-def dot(x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def dot(
+    x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
     """Multiplies along the last axis of x and the last but one of y.
 
     `out[a,b,c,i,j,k] = sum_r x[a,b,c,r] * y[i,j,r,k]`, for x and y of any rank from 2.
@@ -63,7 +65,13 @@ def _dot(x: Operand, y: Operand) -> Planned:
 
 
 def batch_dot(
-    x: Any, y: Any, axes: Any = None, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    x: Any,
+    y: Any,
+    axes: Any = None,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Multiplies each sample of x with the same sample of y, along one axis of each.
 
@@ -103,10 +111,15 @@ def batch_dot(
 def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     for operand in (x, y):
         if operand.ndim < 2:
-            raise BadValue("an operand must have rank 2 or more", f"{operand.name} has rank {operand.ndim}", "Add a batch axis with x[None]")
+            raise BadValue(
+                "an operand must have rank 2 or more",
+                f"{operand.name} has rank {operand.ndim}",
+                "Add a batch axis with x[None]",
+            )
     if x.shape[0] != y.shape[0]:
         raise BadValue(
-            "axis 0 is the batch and must have one size in both", f"axis 0 of {x.name} has size {x.shape[0]}, axis 0 of {y.name} has size {y.shape[0]}"
+            "axis 0 is the batch and must have one size in both",
+            f"axis 0 of {x.name} has size {x.shape[0]}, axis 0 of {y.name} has size {y.shape[0]}",
         )
     x_axis, y_axis = _axes(x, y, axes)
     rules.check_pair(x, y, x_axis, y_axis, _leading(x, y))
@@ -150,7 +163,11 @@ class Dot(rules.DotLayer):
 def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
     x32, y32 = rules.autocast(x, y)
     planned = rules.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
-    cast = {side: dataclasses.replace(getattr(planned, side), dtype=new.dtype) for side, old, new in (("lhs", x, x32), ("rhs", y, y32)) if old.dtype != new.dtype}
+    cast = {
+        side: dataclasses.replace(getattr(planned, side), dtype=new.dtype)
+        for side, old, new in (("lhs", x, x32), ("rhs", y, y32))
+        if old.dtype != new.dtype
+    }
     return dataclasses.replace(planned, **cast)
 
 
@@ -165,7 +182,9 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
     except TypeError:
         raise BadType("axes must be None, an int or a pair of ints", f"a {type(axes).__name__}") from None
     if any(isinstance(axis, (list, tuple)) for axis in pair):
-        raise BadValue("one axis of each operand must be named", "axes hold a list", "tensordot contracts several at once")
+        raise BadValue(
+            "one axis of each operand must be named", "axes hold a list", "tensordot contracts several at once"
+        )
     if len(pair) < 2:
         raise BadIndex("axes must be a pair", f"there is {len(pair)}")
     try:
@@ -174,12 +193,19 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
         raise BadType("an axis must be an int", f"axes are {[type(axis).__name__ for axis in pair]}") from None
     found[:2] = (axis + operand.ndim if axis < 0 else axis for operand, axis in zip((x, y), found, strict=False))
     if 0 in found:
-        raise BadValue("axis 0 is the batch and must not be contracted", f"axes name axis 0 of {x.name if found[0] == 0 else y.name}", "Add a batch axis with x[None] if there is none")
+        raise BadValue(
+            "axis 0 is the batch and must not be contracted",
+            f"axes name axis 0 of {x.name if found[0] == 0 else y.name}",
+            "Add a batch axis with x[None] if there is none",
+        )
     if len(found) > 2:
         raise BadValue("axes must be a pair", f"there are {len(found)}")
     for operand, axis in zip((x, y), found, strict=True):
         if not -operand.ndim <= axis < operand.ndim:
-            raise BadIndex("an axis must lie within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+            raise BadIndex(
+                "an axis must lie within its operand's rank",
+                f"axis {axis} of {operand.name}, which has rank {operand.ndim}",
+            )
     return found[0], found[1]
 
 
@@ -202,11 +228,18 @@ def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> Planned:
     y_order[1] = y_axis
     for operand, order in ((x, x_order), (y, y_order)):
         if len({i % len(order) for i in order}) != len(order):
-            raise BadValue("an axis must lie within its operand's rank", f"the axis given for {operand.name}, which has rank {operand.ndim}, counts from before axis 0")
+            raise BadValue(
+                "an axis must lie within its operand's rank",
+                f"the axis given for {operand.name}, which has rank {operand.ndim}, counts from before axis 0",
+            )
     x_batch, *x_kept, x_contracted = (xs[i] for i in x_order)
     y_batch, y_contracted, *y_kept = (ys[i] for i in y_order)
-    lhs: dict[int | None, str | None] = dict(zip([i for i in x_kept if i is not None], names(LHS_FREE, x.ndim), strict=False))
-    rhs: dict[int | None, str | None] = dict(zip([i for i in y_kept if i is not None], names(RHS_FREE, y.ndim), strict=False))
+    lhs: dict[int | None, str | None] = dict(
+        zip([i for i in x_kept if i is not None], names(LHS_FREE, x.ndim), strict=False)
+    )
+    rhs: dict[int | None, str | None] = dict(
+        zip([i for i in y_kept if i is not None], names(RHS_FREE, y.ndim), strict=False)
+    )
     batch = [(operand.shape[i] if i is not None else 1) for operand, i in ((x, x_batch), (y, y_batch))]
     lhs[x_batch] = None if batch[0] == 1 != batch[1] else "b"
     rhs[y_batch] = None if batch[1] == 1 != batch[0] else "b"
@@ -228,6 +261,7 @@ def _leading(x: Operand, y: Operand) -> str:
     if shared < 2:
         return ""
     return (
-        f"The operands share their leading sizes {x.shape[:shared]}: Keras up to 2.2.4 on TensorFlow took all leading axes as batch, "
+        f"The operands share their leading sizes {x.shape[:shared]}: "
+        "Keras up to 2.2.4 on TensorFlow took all leading axes as batch, "
         "and code written for it needs jbdot.keras_tf1.batch_dot, in this call and in those that made its operands"
     )

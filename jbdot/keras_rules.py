@@ -35,14 +35,26 @@ class Dtypes:
         """Refuses operands that the op does not take."""
         for operand in (x, y):
             if operand.dtype.name not in self.allowed:
-                raise self.refusal(f"the dtype must be one that the framework multiplies here, of {', '.join(self.allowed)}", f"{operand.name} is {operand.dtype.name}", "Cast it first")
+                raise self.refusal(
+                    f"the dtype must be one that the framework multiplies here, of {', '.join(self.allowed)}",
+                    f"{operand.name} is {operand.dtype.name}",
+                    "Cast it first",
+                )
         if x.dtype != y.dtype:
-            raise self.refusal("both operands must have one dtype", f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}", "Cast one of them first")
+            raise self.refusal(
+                "both operands must have one dtype",
+                f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}",
+                "Cast one of them first",
+            )
 
     def check_kernel(self, x: Operand) -> None:
         """Refuses a dtype that the framework could name and not compute."""
         if x.dtype.name in self.no_kernel:
-            raise BadValue("the framework must have a kernel for the dtype", f"there was none for {x.dtype.name}", "Cast to float32 first")
+            raise BadValue(
+                "the framework must have a kernel for the dtype",
+                f"there was none for {x.dtype.name}",
+                "Cast to float32 first",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +68,11 @@ class TensorFlow:
     def enter_matmul(self, x: Operand, y: Operand) -> tuple[Entry, Entry]:
         """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
         if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
-            return tuple(Entry(dtype=other.dtype) if operand.dtype.name == "bfloat16" else AS_IS for operand, other in ((x, y), (y, x)))  # pyright: ignore[reportReturnType]
+            lhs, rhs = (
+                Entry(dtype=other.dtype) if operand.dtype.name == "bfloat16" else AS_IS
+                for operand, other in ((x, y), (y, x))
+            )
+            return lhs, rhs
         self.matmul.check(x, y)
         return AS_IS, AS_IS
 
@@ -69,10 +85,17 @@ def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
     if flattened:
         for operand, needed in ((x, 1), (y, 2)):
             if operand.ndim < needed:
-                raise BadIndex("the contracted axes must exist, the last of x and the last but one of y", f"{operand.name} has rank {operand.ndim}")
+                raise BadIndex(
+                    "the contracted axes must exist, the last of x and the last but one of y",
+                    f"{operand.name} has rank {operand.ndim}",
+                )
     lhs_entry, rhs_entry = backend.enter_matmul(x, y)
     if not flattened and (x.ndim, y.ndim) != (2, 2):
-        raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}", "Add the axis that is meant")
+        raise BadValue(
+            "an operand must have rank 2 or more",
+            f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}",
+            "Add the axis that is meant",
+        )
     lhs, rhs = (*names(DOT_LHS, x.ndim - 1), "r"), names(DOT_RHS, y.ndim - 1)
     rhs = (*rhs[:-1], "r", rhs[-1])
     check_pair(x, y, x.ndim - 1, y.ndim - 2)
@@ -87,7 +110,10 @@ def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
         )
     backend.sparse.check(x, y)
     if (x.ndim, y.ndim) != (2, 2):
-        raise BadValue("the operands of a sparse product must be matrices", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
+        raise BadValue(
+            "the operands of a sparse product must be matrices",
+            f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}",
+        )
     check_pair(x, y, 1, 0)
     backend.sparse.check_kernel(x)
     return Planned(Contraction(("a", "r"), ("r", "i"), ("a", "i")), sparse=True)
@@ -98,7 +124,8 @@ def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "
     if x.shape[x_axis] != y.shape[y_axis]:
         raise BadValue(
             "the contracted axes must have equal sizes",
-            f"axis {x_axis} of {x.name} has size {x.shape[x_axis]}, axis {y_axis} of {y.name} has size {y.shape[y_axis]}",
+            f"axis {x_axis} of {x.name} has size {x.shape[x_axis]}, "
+            f"axis {y_axis} of {y.name} has size {y.shape[y_axis]}",
             remedy,
         )
 
@@ -113,7 +140,14 @@ class DotLayer:
             raise refusal.told(public_name(type(self)), f"axes={axes!r}") from None
         self.axes, self.normalize = axes, normalize
 
-    def __call__(self, inputs: Sequence[Any], *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+    def __call__(
+        self,
+        inputs: Sequence[Any],
+        *,
+        precision: Any = None,
+        preferred_element_type: Any = None,
+        out_sharding: Any = None,
+    ) -> jax.Array:
         """Answers for a list of two arrays."""
         x, y = self.operands(inputs)
         return perform(type(self), x, y, (self.axes, self.normalize), precision, preferred_element_type, out_sharding)
@@ -124,10 +158,10 @@ class DotLayer:
         Raises:
             ValueError: It is no list of two.
         """
-        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:  # pyright: ignore[reportUnknownArgumentType]
-            refusal = BadValue("the layer must be called with a list of two arrays", f"got a {type(inputs).__name__}")  # pyright: ignore[reportUnknownArgumentType]
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+            refusal = BadValue("the layer must be called with a list of two arrays", f"got a {type(inputs).__name__}")
             raise refusal.told(public_name(type(self)), f"axes={self.axes!r}")
-        return inputs[0], inputs[1]  # pyright: ignore[reportUnknownVariableType]
+        return inputs[0], inputs[1]
 
 
 def check_layer_axes(axes: Any) -> None:
@@ -136,20 +170,24 @@ def check_layer_axes(axes: Any) -> None:
         return
     if not isinstance(axes, (list, tuple)):
         raise BadType("axes must be an int or a pair of ints", f"got a {type(axes).__name__}")
-    kinds = [type(axis).__name__ for axis in axes]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if len(kinds) != 2 or not all(isinstance(axis, int) for axis in axes):  # pyright: ignore[reportUnknownVariableType]
+    kinds = [type(axis).__name__ for axis in axes]
+    if len(kinds) != 2 or not all(isinstance(axis, int) for axis in axes):
         raise BadValue("axes must be an int or a pair of ints", f"got {kinds}")
 
 
 def autocast(*operands: Operand) -> tuple[Operand, ...]:
     """Gives floating operands the dtype of a Keras 2 layer, float32."""
     return tuple(
-        dataclasses.replace(operand, dtype=jnp.dtype("float32")) if jnp.issubdtype(operand.dtype, jnp.floating) else operand
+        dataclasses.replace(operand, dtype=jnp.dtype("float32"))
+        if jnp.issubdtype(operand.dtype, jnp.floating)
+        else operand
         for operand in operands
     )
 
 
-def dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Callable[..., Planned], normalizable: Dtypes) -> Planned:
+def dot_layer(
+    x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Callable[..., Planned], normalizable: Dtypes
+) -> Planned:
     """Plans `Dot(axes, normalize)([x, y])`: checks the axes, normalizes, and leaves the rest to `batch_dot`."""
     check_layer_axes(axes)
     pair = (axes, axes) if isinstance(axes, int) else tuple(axes)
@@ -158,7 +196,10 @@ def dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Cal
             raise BadValue("an operand must have an axis to contract", f"{operand.name} is a scalar")
         # An int below 0 counts modulo the rank, a pair is indexed as it stands.
         if not (isinstance(axes, int) and axis < 0) and not -operand.ndim <= axis < operand.ndim:
-            raise BadIndex("an axis must lie within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+            raise BadIndex(
+                "an axis must lie within its operand's rank",
+                f"axis {axis} of {operand.name}, which has rank {operand.ndim}",
+            )
     x_axis, y_axis = (axis % operand.ndim for operand, axis in zip((x, y), pair, strict=True))
     check_pair(x, y, x_axis, y_axis)
     if normalize:

@@ -22,7 +22,10 @@ _NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
 _ALL_NUMBERS = f"{_NUMBERS} uint8 int8 uint16 int16"
 _TENSORFLOW = rules.TensorFlow(
     matmul=rules.Dtypes(_NUMBERS),
-    sparse=rules.Dtypes(f"{_ALL_NUMBERS} uint32 uint64 bool", no_kernel="bfloat16 float16 int8 uint8 int16 uint16 uint32 int64 uint64 bool"),
+    sparse=rules.Dtypes(
+        f"{_ALL_NUMBERS} uint32 uint64 bool",
+        no_kernel="bfloat16 float16 int8 uint8 int16 uint16 uint32 int64 uint64 bool",
+    ),
     sparse_operand=BadType,
 )
 _BATCH_MATMUL = rules.Dtypes(_NUMBERS, no_kernel="bfloat16")
@@ -30,7 +33,9 @@ _MULTIPLY = rules.Dtypes(_ALL_NUMBERS)
 _NORMALIZE = rules.Dtypes("bfloat16 float16 float32 float64", no_kernel="bfloat16")
 
 
-def dot(x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def dot(
+    x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
     """Multiplies along the last axis of x and the last but one of y.
 
     `out[a,b,c,i,j,k] = sum_r x[a,b,c,r] * y[i,j,r,k]`, for x and y of any rank from 2.
@@ -74,7 +79,13 @@ def _dot(x: Operand, y: Operand) -> Planned:
 
 
 def batch_dot(
-    x: Any, y: Any, axes: Any = None, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    x: Any,
+    y: Any,
+    axes: Any = None,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands.
 
@@ -167,7 +178,11 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
         kind = BadIndex if isinstance(error, IndexError) else BadType
         raise kind("axes must be None, an int or a pair of ints", f"{axes!r} is a {type(axes).__name__}") from None
     if pair is None:
-        raise BadValue("one axis of each operand must be named", f"axes={axes!r} hold a list", "tensordot contracts several at once")
+        raise BadValue(
+            "one axis of each operand must be named",
+            f"axes={axes!r} hold a list",
+            "tensordot contracts several at once",
+        )
     return pair
 
 
@@ -180,8 +195,10 @@ def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
     for i, (left_size, right_size) in enumerate(zip(left, right, strict=True)):
         if left_size != right_size and 1 not in (left_size, right_size):
             raise BadValue(
-                "two operands of rank 2 are multiplied elementwise and must broadcast" + (", x transposed as its axis is not y's" if turned else ""),
-                f"axis {1 - i if turned else i} of {x.name} has size {left_size}, axis {i} of {y.name} has size {right_size}",
+                "two operands of rank 2 are multiplied elementwise and must broadcast"
+                + (", x transposed as its axis is not y's" if turned else ""),
+                f"axis {1 - i if turned else i} of {x.name} has size {left_size}, "
+                f"axis {i} of {y.name} has size {right_size}",
                 "A product of matrices is keras_tf1.dot",
             )
     lhs, rhs, out = broadcast(left, right, pool="bk")
@@ -192,8 +209,10 @@ def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
     left, right = (tuple(full[i] if i in summed else side[i] for i in (0, 1)) for side in (left, right))
     if turned:
         lhs, left = lhs[::-1], left[::-1]
-    entries = (Entry(stretch=shape) if shape != operand.shape else AS_IS for shape, operand in ((left, x), (right, y)))
-    return Planned(Contraction(lhs, rhs, tuple(out[i] for i in (0, 1) if i not in summed)), *entries)
+    x_entry, y_entry = (
+        Entry(stretch=shape) if shape != operand.shape else AS_IS for shape, operand in ((left, x), (right, y))
+    )
+    return Planned(Contraction(lhs, rhs, tuple(out[i] for i in (0, 1) if i not in summed)), x_entry, y_entry)
 
 
 def _reduced(axis: Any) -> tuple[int, ...]:
@@ -223,9 +242,16 @@ def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -
     # An axis that Keras put in at an operand's end is not there: its partner, of size 1 too, is a unit axis
     # if it is contracted, and the result's own unit axis if it is not.
     lhs, rhs = lhs[: x.ndim], rhs[: y.ndim]
-    lhs, rhs = (tuple(None if label == "k" and label not in other else label for label in side) for side, other in ((lhs, rhs), (rhs, lhs)))
+    lhs, rhs = (
+        tuple(None if label == "k" and label not in other else label for label in side)
+        for side, other in ((lhs, rhs), (rhs, lhs))
+    )
     out = tuple(label if label in lhs or label in rhs else None for label in (*batch, "m", "n"))
-    return Planned(Contraction(lhs, rhs, out), Entry(conjugate=adjoint_x and x.is_complex), Entry(conjugate=adjoint_y and y.is_complex))
+    return Planned(
+        Contraction(lhs, rhs, out),
+        Entry(conjugate=adjoint_x and x.is_complex),
+        Entry(conjugate=adjoint_y and y.is_complex),
+    )
 
 
 def _squeezed(planned: Planned, x: Operand, y: Operand) -> Planned:
@@ -239,7 +265,8 @@ def _squeezed(planned: Planned, x: Operand, y: Operand) -> Planned:
         exists = -len(shape) <= axis < len(shape)
         if not exists or shape[axis] != 1:
             raise BadValue(
-                f"with ranks {x.ndim} and {y.ndim} all leading axes are batch axes, and axes {first} to {first + padding - 1} of the product {shape}, which Keras drops, must have size 1",
+                f"with ranks {x.ndim} and {y.ndim} all leading axes are batch axes, and axes {first} to "
+                f"{first + padding - 1} of the product {shape}, which Keras drops, must have size 1",
                 f"axis {axis} has size {shape[axis]}" if exists else f"there is no axis {axis}",
                 "jbdot.keras.batch_dot takes axis 0 alone as batch, and drops nothing",
             )

@@ -59,10 +59,16 @@ def dot(
 def _dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> Planned:
     for operand in (lhs, rhs):
         if operand.ndim == 0:
-            raise BadValue("an operand must have rank 1 or more", f"{operand.name} is a scalar", "Multiply by a scalar with *")
+            raise BadValue(
+                "an operand must have rank 1 or more", f"{operand.name} is a scalar", "Multiply by a scalar with *"
+            )
     vectors = lhs.ndim == rhs.ndim == 1
     if vectors and (transpose_a or transpose_b):
-        raise BadValue("two vectors must not be transposed", f"transpose_a={transpose_a}, transpose_b={transpose_b}", "Leave the flags out")
+        raise BadValue(
+            "two vectors must not be transposed",
+            f"transpose_a={transpose_a}, transpose_b={transpose_b}",
+            "Leave the flags out",
+        )
     _check_sizes(lhs, lhs.shape)
     _check_sizes(rhs, rhs.shape)
     left, right = names(LHS_FREE, lhs.ndim - 1), names(RHS_FREE, rhs.ndim - 1)
@@ -120,7 +126,10 @@ def batch_dot(
 @plans(batch_dot)
 def _batch_dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> Planned:
     if lhs.ndim != rhs.ndim or lhs.ndim < 3:
-        raise BadValue("both operands must have one rank, 3 or more", f"{lhs.name} has rank {lhs.ndim}, {rhs.name} has rank {rhs.ndim}")
+        raise BadValue(
+            "both operands must have one rank, 3 or more",
+            f"{lhs.name} has rank {lhs.ndim}, {rhs.name} has rank {rhs.ndim}",
+        )
     batch = names(BATCH, lhs.ndim - 2)
     left = (*batch, "k", "m") if transpose_a else (*batch, "m", "k")
     right = (*batch, "n", "k") if transpose_b else (*batch, "k", "n")
@@ -129,18 +138,26 @@ def _batch_dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool)
     # With both flags MXNet settles the contracted size without looking whether it is known.
     settled = "k" if transpose_a and transpose_b else None
     for operand, labels in ((lhs, left), (rhs, right)):
-        _check_sizes(operand, tuple(size for label, size in zip(labels, operand.shape, strict=True) if label != settled))
+        _check_sizes(
+            operand, tuple(size for label, size in zip(labels, operand.shape, strict=True) if label != settled)
+        )
     _check_dtypes(lhs, rhs)
     return Planned(contraction)
 
 
 def _check_sizes(operand: Operand, sizes: Shape) -> None:
     if any(size == 0 for size in sizes):
-        raise BadValue("every size must be known, and MXNet reads 0 as not known", f"{operand.name} has a size 0", "jbdot.contract takes size 0")
+        raise BadValue(
+            "every size must be known, and MXNet reads 0 as not known",
+            f"{operand.name} has a size 0",
+            "jbdot.contract takes size 0",
+        )
 
 
 def _check_dtypes(lhs: Operand, rhs: Operand) -> None:
     if lhs.dtype != rhs.dtype or lhs.dtype.name not in ("float32", "float64"):
         raise BadValue(
-            "both operands must be float32, or both float64", f"{lhs.name} is {lhs.dtype.name}, {rhs.name} is {rhs.dtype.name}", "Cast them first"
+            "both operands must be float32, or both float64",
+            f"{lhs.name} is {lhs.dtype.name}, {rhs.name} is {rhs.dtype.name}",
+            "Cast them first",
         )

@@ -35,7 +35,7 @@ class Operand:
     @property
     def is_complex(self) -> bool:
         """Whether conjugating it changes anything."""
-        return dtypes.issubdtype(self.dtype, jnp.complexfloating)
+        return jnp.issubdtype(self.dtype, jnp.complexfloating)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +96,19 @@ class Planned:
         """Gives the result's dtype for operands of these dtypes, canonical for the x64 setting."""
         if self.dtype is not None:
             return dtypes.canonicalize_dtype(self.dtype)
-        lhs, rhs = (canonical(dtype if entry.dtype is None else entry.dtype) for entry, dtype in ((self.lhs, lhs), (self.rhs, rhs)))
-        return lhs if lhs == rhs else jax.eval_shape(_plain_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
+        lhs, rhs = (
+            canonical(dtype if entry.dtype is None else entry.dtype)
+            for entry, dtype in ((self.lhs, lhs), (self.rhs, rhs))
+        )
+        return (
+            lhs
+            if lhs == rhs
+            else jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
+        )
 
-    def run(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+    def run(
+        self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
         """Carries the plan out: entries, unit and summed axes, the dot, the result's order, unit axes.
 
         Raises:
@@ -107,15 +116,26 @@ class Planned:
         """
         c = self.contraction
         shape = self.out_shape(lhs.shape, rhs.shape)
-        dtype = self.out_dtype(lhs.dtype, rhs.dtype) if preferred_element_type is None else canonical(preferred_element_type)
+        dtype = (
+            self.out_dtype(lhs.dtype, rhs.dtype)
+            if preferred_element_type is None
+            else canonical(preferred_element_type)
+        )
         if self.sparse:
             if (precision, preferred_element_type, out_sharding) != (None, None, None):
-                raise BadValue("precision, preferred_element_type and out_sharding must be left out with a sparse operand, as bcoo_dot_general takes none of them")
+                raise BadValue(
+                    "precision, preferred_element_type and out_sharding must be left out with a sparse operand",
+                    "bcoo_dot_general takes none of them",
+                )
             out = _sparse_dot(_enter(lhs, self.lhs), _enter(rhs, self.rhs), c)
         else:
             lhs = _reduce(_enter(lhs, self.lhs), c.lhs, c.lhs_kept)
             rhs = _reduce(_enter(rhs, self.rhs), c.rhs, c.rhs_kept)
-            wanted = preferred_element_type if preferred_element_type is not None or lhs.dtype == rhs.dtype == dtype else dtype
+            wanted = (
+                preferred_element_type
+                if preferred_element_type is not None or lhs.dtype == rhs.dtype == dtype
+                else dtype
+            )
             try:
                 out = lax.dot_general(
                     lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=_dot_sharding(out_sharding, c)
@@ -132,7 +152,9 @@ def _refused(error: Exception, precision: Any, preferred_element_type: Any, out_
     """Says what `lax.dot_general` refused; what is not about the call comes back as it is."""
     if type(error).__name__ == "ShardingTypeError":
         return BadValue(
-            "the operands' shardings must say how the result is sharded", str(error), "Name it: out_sharding=jax.sharding.PartitionSpec(...)"
+            "the operands' shardings must say how the result is sharded",
+            str(error),
+            "Name it: out_sharding=jax.sharding.PartitionSpec(...)",
         )
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return error
@@ -151,7 +173,12 @@ def _enter(x: Any, entry: Entry) -> Any:
     if entry == AS_IS:
         return x
     if hasattr(x, "indices"):  # BCOO: what is elementwise acts on the stored elements
-        return type(x)((_enter(x.data, entry), x.indices), shape=x.shape, indices_sorted=x.indices_sorted, unique_indices=x.unique_indices)
+        return type(x)(
+            (_enter(x.data, entry), x.indices),
+            shape=x.shape,
+            indices_sorted=x.indices_sorted,
+            unique_indices=x.unique_indices,
+        )
     if entry.dtype is not None:
         x = lax.convert_element_type(x, canonical(entry.dtype))
     if entry.conjugate:
@@ -186,7 +213,7 @@ def _diagonal(x: jax.Array, axis: int, other: int) -> jax.Array:
     """Reads x[..i..i..] into axis `axis`: of a flattened square, every (n+1)th element."""
     n = x.shape[axis]
     rest = [a for a in range(x.ndim) if a not in (axis, other)]
-    flat = lax.reshape(x, tuple(x.shape[a] for a in rest) + (n * n,), (*rest, axis, other))
+    flat = lax.reshape(x, (*(x.shape[a] for a in rest), n * n), (*rest, axis, other))
     picked = lax.slice_in_dim(flat, 0, n * n, n + 1, axis=len(rest))
     order = list(range(len(rest)))
     order.insert(axis, len(rest))
@@ -216,8 +243,8 @@ def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
 def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction) -> jax.Array:
     from jax.experimental import sparse  # a quarter of a second: only who has a BCOO pays it
 
-    return sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers)  # pyright: ignore[reportReturnType]
+    return jnp.asarray(sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers))
 
 
-def _plain_dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return lax.mul(lhs, rhs) if lhs.dtype == rhs.dtype else lax.dot_general(lhs, rhs, (((), ()), ((), ())))
+def _scalar_dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return lax.dot_general(lhs, rhs, (((), ()), ((), ())))

@@ -19,11 +19,18 @@ def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0
         pairs = zip(a_axes, a_sizes, b_axes, b_sizes, strict=True)
         raise BadValue(
             "the contracted axes must have equal sizes",
-            "; ".join(f"axis {i} of {a.name} has size {m}, axis {j} of {b.name} has size {n}" for i, m, j, n in pairs if m != n),
+            "; ".join(
+                f"axis {i} of {a.name} has size {m}, axis {j} of {b.name} has size {n}"
+                for i, m, j, n in pairs
+                if m != n
+            ),
         )
     contracted = ("k",) if merged else names(CONTRACTING, len(a_axes))
     shared = names(BATCH, batch)
-    a_free, b_free = ([axis for axis in range(batch, operand.ndim) if axis not in axes] for operand, axes in ((a, a_axes), (b, b_axes)))
+    a_free, b_free = (
+        [axis for axis in range(batch, operand.ndim) if axis not in axes]
+        for operand, axes in ((a, a_axes), (b, b_axes))
+    )
     lhs_free, rhs_free = names(LHS_FREE, len(a_free)), names(RHS_FREE, len(b_free))
     out = (*shared, *lhs_free, *rhs_free)
     if merged:

@@ -95,7 +95,11 @@ def _matmul(
 ) -> Planned:
     for operand, transpose, adjoint in ((a, transpose_a, adjoint_a), (b, transpose_b, adjoint_b)):
         if transpose and adjoint:
-            raise BadValue("an operand must be transposed or adjoint, not both", f"both flags are set for {operand.name}", "The adjoint transposes too")
+            raise BadValue(
+                "an operand must be transposed or adjoint, not both",
+                f"both flags are set for {operand.name}",
+                "The adjoint transposes too",
+            )
     hinted = bool(a_is_sparse or b_is_sparse)
     batched = max(a.ndim, b.ndim) > 2 and not hinted
     # Each kernel knows one of the two: the other is made of it and a conjugation, which refuses booleans.
@@ -111,7 +115,9 @@ def _matmul(
     check_pair(a, b, a.ndim - 1 - turned_a, b.ndim - 2 + turned_b)
     lhs, rhs, batch = broadcast(a.shape[:-2], b.shape[:-2])
     contraction = Contraction(
-        (*lhs, "k", "m") if turned_a else (*lhs, "m", "k"), (*rhs, "n", "k") if turned_b else (*rhs, "k", "n"), (*batch, "m", "n")
+        (*lhs, "k", "m") if turned_a else (*lhs, "m", "k"),
+        (*rhs, "n", "k") if turned_b else (*rhs, "k", "n"),
+        (*batch, "m", "n"),
     )
     lhs_entry, rhs_entry = (
         Entry(entry.dtype, conjugate=bool(adjoint) and operand.is_complex)
@@ -120,7 +126,9 @@ def _matmul(
     return Planned(contraction, lhs_entry, rhs_entry, dtype)
 
 
-def _matmul_dtypes(a: Operand, b: Operand, batched: bool, hinted: bool, output_type: Any) -> tuple[tuple[Entry, Entry], Any]:
+def _matmul_dtypes(
+    a: Operand, b: Operand, batched: bool, hinted: bool, output_type: Any
+) -> tuple[tuple[Entry, Entry], Any]:
     """Says how the operands are cast, and the result's dtype if it is not theirs, as TensorFlow picks a kernel."""
     kinds = {a.dtype.name, b.dtype.name}
     if not batched and (kinds == {"bfloat16", "float32"} or (hinted and kinds <= {"bfloat16", "float32"})):
@@ -139,13 +147,16 @@ def _matmul_dtypes(a: Operand, b: Operand, batched: bool, hinted: bool, output_t
     if wanted == jnp.int32 == a.dtype == b.dtype:
         return (AS_IS, AS_IS), None
     raise BadValue(
-        "output_type must be int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, else the operands' own dtype",
+        "output_type must be int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, "
+        "else the operands' own dtype",
         f"{a.name} is {a.dtype.name}, {b.name} is {b.dtype.name}, output_type is {wanted.name}",
         "preferred_element_type asks for a wider result",
     )
 
 
-def tensordot(a: Any, b: Any, axes: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def tensordot(
+    a: Any, b: Any, axes: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
     """Multiplies along several axes of each operand.
 
     `out[m,n] = sum_{k,r} a[m,k,r] * b[k,r,n]` for `axes=2`.
@@ -185,10 +196,20 @@ def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
     a_axes, b_axes = _tensordot_axes(a, b, axes)
     planned = rules.tensordot(a, b, a_axes, b_axes)
     lhs, rhs = _MATRICES.enter_matmul(a, b)
-    return Planned(planned.contraction, Entry(lhs.dtype, fold=planned.lhs.fold), Entry(rhs.dtype, fold=planned.rhs.fold))
+    return Planned(
+        planned.contraction, Entry(lhs.dtype, fold=planned.lhs.fold), Entry(rhs.dtype, fold=planned.rhs.fold)
+    )
 
 
-def einsum(equation: Any, x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def einsum(
+    equation: Any,
+    x: Any,
+    y: Any,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
     """Multiplies two arrays as an einsum equation says.
 
     `einsum("bij,bjk->bik", x, y)` is `out[b,i,k] = sum_j x[b,i,j] * y[b,j,k]`.
@@ -272,13 +293,25 @@ def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: b
 def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: bool) -> Planned:
     if not sp_a.sparse or b.sparse:
         wrong = "b is sparse" if sp_a.sparse else "sp_a is a dense array"
-        raise BadType("sp_a must be a BCOO and b a dense array", wrong, "jax.experimental.sparse.BCOO.fromdense makes one; matmul takes dense arrays")
+        raise BadType(
+            "sp_a must be a BCOO and b a dense array",
+            wrong,
+            "jax.experimental.sparse.BCOO.fromdense makes one; matmul takes dense arrays",
+        )
     _SPARSE.check(sp_a, b)
     if (sp_a.ndim, b.ndim) != (2, 2):
-        raise BadValue("the operands of a sparse product must be matrices", f"{sp_a.name} has rank {sp_a.ndim}, {b.name} has rank {b.ndim}")
+        raise BadValue(
+            "the operands of a sparse product must be matrices",
+            f"{sp_a.name} has rank {sp_a.ndim}, {b.name} has rank {b.ndim}",
+        )
     check_pair(sp_a, b, 0 if adjoint_a else 1, 1 if adjoint_b else 0)
-    contraction = Contraction(("k", "m") if adjoint_a else ("m", "k"), ("n", "k") if adjoint_b else ("k", "n"), ("m", "n"))
-    lhs, rhs = (Entry(conjugate=bool(adjoint) and operand.is_complex) for operand, adjoint in ((sp_a, adjoint_a), (b, adjoint_b)))
+    contraction = Contraction(
+        ("k", "m") if adjoint_a else ("m", "k"), ("n", "k") if adjoint_b else ("k", "n"), ("m", "n")
+    )
+    lhs, rhs = (
+        Entry(conjugate=bool(adjoint) and operand.is_complex)
+        for operand, adjoint in ((sp_a, adjoint_a), (b, adjoint_b))
+    )
     return Planned(contraction, lhs, rhs, sparse=True)
 
 
@@ -290,11 +323,14 @@ def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
         count = int(axes)
         for operand in (a, b):
             if not 0 <= count <= operand.ndim:
-                raise BadValue("a number of axes must not be negative, nor larger than a rank", f"axes={count}, {operand.name} has rank {operand.ndim}")
+                raise BadValue(
+                    "a number of axes must not be negative, nor larger than a rank",
+                    f"axes={count}, {operand.name} has rank {operand.ndim}",
+                )
         return tuple(range(a.ndim - count, a.ndim)), tuple(range(count))
     if not isinstance(axes, (list, tuple)):
         raise (BadValue if axes is None else BadType)("axes must be a number or a pair", f"got a {type(axes).__name__}")
-    pair: list[Any] = list(axes)  # pyright: ignore[reportUnknownArgumentType]
+    pair: list[Any] = list(axes)
     if len(pair) != 2:
         raise BadValue("axes must be a number or a pair", f"there are {len(pair)}")
     if all(isinstance(item, (int, np.integer)) for item in pair):
@@ -304,7 +340,10 @@ def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
     except TypeError:
         raise BadType("axes must be two ints or two lists", f"got {[type(item).__name__ for item in pair]}") from None
     if len(first) != len(second):
-        raise BadValue("as many axes of one operand as of the other must be contracted", f"{first} of {a.name}, {second} of {b.name}")
+        raise BadValue(
+            "as many axes of one operand as of the other must be contracted",
+            f"{first} of {a.name}, {second} of {b.name}",
+        )
     return _counted_from_front(a, first), _counted_from_front(b, second)
 
 
@@ -315,9 +354,15 @@ def _counted_from_front(operand: Operand, axes: list[Any]) -> Axes:
         raise BadType("an axis must be an int", f"{axes} of {operand.name}") from None
     for axis in found:
         if axis >= operand.ndim or axis < -2 * operand.ndim:
-            raise BadIndex("an axis must lie within its operand's rank", f"axis {axis} of {operand.name}, which has rank {operand.ndim}")
+            raise BadIndex(
+                "an axis must lie within its operand's rank",
+                f"axis {axis} of {operand.name}, which has rank {operand.ndim}",
+            )
     if min(found, default=0) < -operand.ndim:
-        raise BadValue("an axis must lie within its operand's rank", f"axis {min(found)} of {operand.name}, which has rank {operand.ndim}")
+        raise BadValue(
+            "an axis must lie within its operand's rank",
+            f"axis {min(found)} of {operand.name}, which has rank {operand.ndim}",
+        )
     front = tuple(axis % operand.ndim for axis in found)
     if len(set(front)) != len(front):
         raise BadValue("an axis must be contracted once only", f"{axes} of {operand.name} repeat one")

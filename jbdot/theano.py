@@ -18,7 +18,9 @@ from jbdot.keras_rules import check_pair
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 
-def dot(a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def dot(
+    a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
     """Multiplies along the last axis of a and the last but one of b, as `numpy.dot` does.
 
     `out[a,b,i,k] = sum_r a[a,b,r] * b[i,r,k]`; a vector b is contracted along its only axis, and
@@ -55,10 +57,23 @@ def _dot(a: Operand, b: Operand) -> Planned:
         return _promoted(a, b, Contraction(kept if a.ndim else (), kept if b.ndim else (), kept))
     check_pair(a, b, a.ndim - 1, max(0, b.ndim - 2))
     lhs, rhs = names("abcdefgh", a.ndim - 1), names("ijklmnop", b.ndim - 1)
-    return _promoted(a, b, Contraction((*lhs, "r"), (*rhs[:-1], "r", *rhs[-1:]), (*lhs, *rhs)), sparse=a.sparse and a.ndim == b.ndim == 2)
+    return _promoted(
+        a,
+        b,
+        Contraction((*lhs, "r"), (*rhs[:-1], "r", *rhs[-1:]), (*lhs, *rhs)),
+        sparse=a.sparse and a.ndim == b.ndim == 2,
+    )
 
 
-def tensordot(a: Any, b: Any, axes: Any = 2, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def tensordot(
+    a: Any,
+    b: Any,
+    axes: Any = 2,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
     """Multiplies along several axes of each operand.
 
     `out[m,n] = sum_{k,r} a[m,k,r] * b[k,r,n]` for `axes=2`.
@@ -100,7 +115,9 @@ def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
     return _promoted(a, b, planned.contraction, planned.lhs, planned.rhs)
 
 
-def batched_dot(a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
+def batched_dot(
+    a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+) -> jax.Array:
     """Takes `dot` of each sample: axis 0 is the batch of both.
 
     `out[b,m,i,n,u] = sum_k a[b,m,i,k] * b[b,n,k,u]`; where one operand is a vector, it scales
@@ -135,17 +152,27 @@ def batched_dot(a: Any, b: Any, *, precision: Any = None, preferred_element_type
 def _batched_dot(a: Operand, b: Operand) -> Planned:
     for operand in (a, b):
         if operand.ndim == 0:
-            raise BadType("an operand must have a batch axis", f"{operand.name} is a scalar", "theano.dot multiplies by a scalar")
+            raise BadType(
+                "an operand must have a batch axis", f"{operand.name} is a scalar", "theano.dot multiplies by a scalar"
+            )
     if a.ndim == 1 or b.ndim == 1:
         rank = max(a.ndim, b.ndim)
         (first, second, out) = broadcast(a.shape[:1], b.shape[:1])
         kept = names(LHS_FREE if b.ndim == 1 else RHS_FREE, rank - 1)
-        return _promoted(a, b, Contraction((*first, *kept[: a.ndim - 1]), (*second, *kept[: b.ndim - 1]), (*out, *kept)))
+        return _promoted(
+            a, b, Contraction((*first, *kept[: a.ndim - 1]), (*second, *kept[: b.ndim - 1]), (*out, *kept))
+        )
     return _batched(a, b, (a.ndim - 1,), (max(1, b.ndim - 2),))
 
 
 def batched_tensordot(
-    x: Any, y: Any, axes: Any = 2, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    x: Any,
+    y: Any,
+    axes: Any = 2,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Takes `tensordot` of each sample: axis 0 is the batch of both.
 
@@ -187,7 +214,8 @@ def _batched_tensordot(x: Operand, y: Operand, axes: Any) -> Planned:
 def _batched(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes) -> Planned:
     if a.shape[0] != b.shape[0]:
         raise BadType(
-            "axis 0 is the batch and must have one size in both", f"axis 0 of {a.name} has size {a.shape[0]}, axis 0 of {b.name} has size {b.shape[0]}"
+            "axis 0 is the batch and must have one size in both",
+            f"axis 0 of {a.name} has size {a.shape[0]}, axis 0 of {b.name} has size {b.shape[0]}",
         )
     planned = rules.tensordot(a, b, a_axes, b_axes, batch=1)
     return _promoted(a, b, planned.contraction, planned.lhs, planned.rhs)
@@ -203,23 +231,34 @@ def _axes(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Axes]
         raise BadType("axes must be a number or a pair", f"got a {type(axes).__name__}") from None
     if len(pair) != 2:
         raise BadValue("axes must be a number or a pair", f"there are {len(pair)}")
+    first: list[Any]
+    second: list[Any]
     first, second = ([item] if isinstance(item, str) or not np.iterable(item) else list(item) for item in pair)
     if len(first) != len(second):
-        raise BadValue("as many axes of one operand as of the other must be contracted", f"{first} of {a.name}, {second} of {b.name}")
+        raise BadValue(
+            "as many axes of one operand as of the other must be contracted",
+            f"{first} of {a.name}, {second} of {b.name}",
+        )
     for operand, listed in ((a, first), (b, second)):
         try:
-            highest = max(listed, default=-1)
-            beyond = highest >= operand.ndim
+            beyond = any(axis >= operand.ndim for axis in listed)
         except TypeError:
             raise BadType("an axis must be an int", f"{listed} of {operand.name}") from None
         if len(listed) > operand.ndim or beyond:
-            raise BadValue("an axis must lie within its operand's rank", f"axes {listed} of {operand.name}, which has rank {operand.ndim}")
+            raise BadValue(
+                "an axis must lie within its operand's rank",
+                f"axes {listed} of {operand.name}, which has rank {operand.ndim}",
+            )
         if batched and 0 in listed:
             raise BadValue("axis 0 is the batch and must not be contracted", f"axes {listed} of {operand.name}")
     found = tuple(tuple(_index(axis, operand) for axis in listed) for operand, listed in ((a, first), (b, second)))
     for operand, listed in zip((a, b), found, strict=True):
         if any(axis < 0 for axis in listed) or len(set(listed)) != len(listed):
-            raise BadValue("an axis must not be negative, nor be named twice", f"axes {list(listed)} of {operand.name}", "Count from the front")
+            raise BadValue(
+                "an axis must not be negative, nor be named twice",
+                f"axes {list(listed)} of {operand.name}",
+                "Count from the front",
+            )
     return found[0], found[1]
 
 
@@ -227,11 +266,16 @@ def _counted(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Ax
     try:
         count = int(axes)
     except (TypeError, ValueError) as error:
-        raise (BadValue if isinstance(error, ValueError) else BadType)("axes must be a number or a pair", repr(axes)) from None
+        raise (BadValue if isinstance(error, ValueError) else BadType)(
+            "axes must be a number or a pair", repr(axes)
+        ) from None
     for operand in (a, b):
         if count > operand.ndim or (batched and count == operand.ndim):
             beside = " beside its batch axis" if batched else ""
-            raise BadValue("an operand must have as many axes as are contracted", f"{operand.name} has rank {operand.ndim}, {count} axes are contracted{beside}")
+            raise BadValue(
+                "an operand must have as many axes as are contracted",
+                f"{operand.name} has rank {operand.ndim}, {count} axes are contracted{beside}",
+            )
     if count < 0:
         raise (BadValue if batched else BadIndex)("a number of axes must not be negative", f"axes={count}")
     return tuple(range(a.ndim - count, a.ndim)), tuple(range(batched, batched + count))
@@ -243,11 +287,16 @@ def _index(axis: Any, operand: Operand) -> int:
     except TypeError:
         raise BadType("an axis must be an int", f"{axis!r} of {operand.name}") from None
     if index < -operand.ndim:
-        raise BadIndex("an axis must lie within its operand's rank", f"axis {index} of {operand.name}, which has rank {operand.ndim}")
+        raise BadIndex(
+            "an axis must lie within its operand's rank",
+            f"axis {index} of {operand.name}, which has rank {operand.ndim}",
+        )
     return index
 
 
-def _promoted(a: Operand, b: Operand, contraction: Contraction, lhs: Entry = AS_IS, rhs: Entry = AS_IS, sparse: bool = False) -> Planned:
+def _promoted(
+    a: Operand, b: Operand, contraction: Contraction, lhs: Entry = AS_IS, rhs: Entry = AS_IS, sparse: bool = False
+) -> Planned:
     """Casts both operands to the dtype that NumPy promotes them to."""
     if a.dtype == b.dtype:
         return Planned(contraction, lhs, rhs, sparse=sparse)
@@ -255,5 +304,8 @@ def _promoted(a: Operand, b: Operand, contraction: Contraction, lhs: Entry = AS_
         dtype = np.promote_types(a.dtype, b.dtype)
     except TypeError:
         dtype = jnp.promote_types(a.dtype, b.dtype)  # Theano had no bfloat16
-    entries = (Entry(dtype=dtype if operand.dtype != dtype else None, fold=entry.fold) for operand, entry in ((a, lhs), (b, rhs)))
+    entries = (
+        Entry(dtype=dtype if operand.dtype != dtype else None, fold=entry.fold)
+        for operand, entry in ((a, lhs), (b, rhs))
+    )
     return Planned(contraction, *entries, sparse=sparse)

@@ -1,0 +1,5 @@
+"""`python -m jbdot` is the command `jbdot`."""
+
+from jbdot.cli import main
+
+main()

@@ -1,0 +1,278 @@
+"""The command `jbdot`: explain, run, doctor, demo."""
+
+import ast
+import importlib.metadata
+import inspect
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+try:
+    import rich.console
+    import rich.markup
+    import rich.progress
+    import rich.table
+    import typer
+except ImportError as missing:  # the library works without its command
+    raise SystemExit(f"jbdot: the command needs {missing.name}. pip install 'jbdot[cli]'.") from None
+
+import jax
+from jax import numpy as jnp
+
+import jbdot
+from jbdot import files
+from jbdot.explain import COLOURS, Explanation
+from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
+
+EXTRAS: Final = {
+    "cli": ("typer", "rich"),
+    "plot": ("matplotlib",),
+    "demo": ("optax", "scikit-learn"),
+    "test": ("pytest", "pytest-xdist", "hypothesis"),
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Multiply arrays along chosen axes, exactly as each framework meant it.",
+)
+console = rich.console.Console()
+errors = rich.console.Console(stderr=True)
+
+Dialect = Annotated[
+    str | None,
+    typer.Option(
+        help="keras_tf1, keras, tensorflow, theano or mxnet; by default jbdot's own, or the only one that has it."
+    ),
+]
+AxesText = Annotated[str | None, typer.Option("--axes", help="As in Python: 1, or 3,2, or [1,2],[0,1].")]
+Flag = Annotated[bool, typer.Option()]
+
+
+def main() -> None:
+    """Runs the command; what a user did wrong ends it with one line and status 2."""
+    try:
+        app(prog_name="jbdot")
+    except (ValueError, TypeError, IndexError, ImportError) as error:
+        errors.print(f"[bold red]error[/]: {rich.markup.escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def explain(
+    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
+    lhs: Annotated[str, typer.Argument(help="The first operand's shape, such as 10x12x4x5; 'scalar' for rank 0.")],
+    rhs: Annotated[str, typer.Argument(help="The second operand's shape.")],
+    axes: AxesText = None,
+    dialect: Dialect = None,
+    dtype: Annotated[str, typer.Option(help="Both operands' dtype.")] = "float32",
+    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
+    transpose_a: Flag = False,
+    transpose_b: Flag = False,
+    adjoint_a: Flag = False,
+    adjoint_b: Flag = False,
+    plot: Annotated[Path | None, typer.Option(help="Save the picture here.")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the formula in LaTeX, and nothing else.")] = False,
+) -> None:
+    """Say what a call does: formula, roles of axes, shapes, cost, and every other dialect's answer."""
+    door = find(function, dialect)
+    left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
+    given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
+    explanation = jbdot.explain(door, *call(door, left, right, given))
+    if latex:
+        print(explanation.latex)
+        return
+    show(explanation)
+    if plot is not None:
+        files.save(
+            plot,
+            lambda path: explanation.plot().savefig(path, dpi=150, format=plot.suffix[1:] or "png"),
+            overwrite=True,
+        )
+        console.print(f"picture: {plot}", highlight=False)
+
+
+@app.command()
+def run(
+    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
+    lhs: Annotated[Path, typer.Argument(help="The first operand, a .npy file.")],
+    rhs: Annotated[Path, typer.Argument(help="The second operand, a .npy file.")],
+    out: Annotated[Path, typer.Option(help="Where the result goes, a .npy file.")],
+    axes: AxesText = None,
+    dialect: Dialect = None,
+    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
+    transpose_a: Flag = False,
+    transpose_b: Flag = False,
+    adjoint_a: Flag = False,
+    adjoint_b: Flag = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result's file if it exists.")] = False,
+) -> None:
+    """Multiply two .npy files into a third, piece by piece where they are large.
+
+    Inputs are memory-mapped; the result appears under its name once it is whole.
+    """
+    door = find(function, dialect)
+    given = call(door, lhs, rhs, options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b))
+    result = files.multiply(door, given, out, overwrite=overwrite, track=progress)
+    console.print(f"{out}: {result}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, and which extras are there."""
+    table = rich.table.Table("what", "found", box=None, header_style="bold")
+    table.add_row(
+        "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    )
+    for name in ("jbdot", "jax", "jaxlib", "numpy", "chex"):
+        table.add_row(name, version(name) or "[red]missing[/]")
+    for extra, packages in EXTRAS.items():
+        found = {name: version(name) for name in packages}
+        there = ", ".join(f"{name} {found[name]}" for name in packages if found[name])
+        absent = [name for name in packages if not found[name]]
+        table.add_row(
+            f"extra {extra}",
+            there + (f" [yellow]missing: {', '.join(absent)}; pip install 'jbdot\\[{extra}]'[/]" if absent else ""),
+        )
+    try:
+        kinds = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+        for kind in dict.fromkeys(kinds):
+            table.add_row("device", f"{kinds.count(kind)} x {kind}")
+    except RuntimeError as error:
+        table.add_row("device", f"[red]{rich.markup.escape(str(error))}[/]")
+    table.add_row(
+        "64-bit types",
+        "on" if jax.config.read("jax_enable_x64") else "off (jax_enable_x64): float64 and int64 become 32 bits wide",
+    )
+    console.print(table, highlight=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("jbdot-demo"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights, the split and the order.")] = 0,
+) -> None:
+    """Run the article's examples, then train a capsule network on handwritten digits."""
+    from jbdot import demo as showcase
+
+    showcase.run(out, seed=seed, console=console, **({} if epochs is None else {"epochs": epochs}))
+
+
+def progress(parts: list[Any]) -> Iterable[Any]:
+    """Shows a bar while more than one part is worked on."""
+    quiet = len(parts) < 2
+    yield from rich.progress.track(parts, "multiplying", console=errors, transient=True, disable=quiet)
+
+
+def find(function: str, dialect: str | None) -> Callable[..., Any]:
+    """Finds a front door by the name that a user gives."""
+    named = {public_name(door): door for door in PLANNERS if not isinstance(door, type)}
+    if dialect is None and function not in named:
+        own = getattr(jbdot, function, None)
+        if own is not None and own in named.values():
+            return own
+        fits = [name for name in named if name.endswith(f".{function}")]
+        if len(fits) > 1:
+            raise ValueError(
+                f"{function} is in {', '.join(name.split('.')[0] for name in fits)}. Choose one with --dialect."
+            )
+        if fits:
+            return named[fits[0]]
+    door = named.get(f"{dialect}.{function}" if dialect else function)
+    if door is None:
+        raise ValueError(f"there is no {f'{dialect}.' if dialect else ''}{function}. There are {', '.join(named)}.")
+    return door
+
+
+def options(
+    axes: str | None, equation: str | None, transpose_a: bool, transpose_b: bool, adjoint_a: bool, adjoint_b: bool
+) -> dict[str, Any]:
+    """The call's other arguments, those that were given."""
+    flags = {"transpose_a": transpose_a, "transpose_b": transpose_b, "adjoint_a": adjoint_a, "adjoint_b": adjoint_b}
+    found: dict[str, Any] = {name: True for name, value in flags.items() if value}
+    if equation is not None:
+        found["equation"] = equation
+    if axes is not None:
+        try:
+            found["axes"] = ast.literal_eval(axes.strip())
+        except (ValueError, SyntaxError):
+            raise ValueError(f"--axes {axes} cannot be read. Write 1, or 3,2, or [1,2],[0,1].") from None
+    return found
+
+
+def call(door: Callable[..., Any], lhs: Any, rhs: Any, given: dict[str, Any]) -> tuple[Any, ...]:
+    """Puts operands and options into the order of the front door's own arguments."""
+    left, right = operand_names(door)
+    defaults = extra_defaults(door)
+    if "equation" in given and "contraction" in defaults:
+        given = {"contraction" if name == "equation" else name: value for name, value in given.items()}
+    for name in given:
+        if name not in defaults:
+            raise ValueError(
+                f"{public_name(door)} takes no {name}; it takes {', '.join(defaults) or 'none but the operands'}."
+            )
+    values = {left: lhs, right: rhs, **defaults, **given}
+    order = [name for name in inspect.signature(door).parameters if name in values]
+    absent = [name for name in order if values[name] is inspect.Parameter.empty]
+    if absent:
+        raise ValueError(f"{public_name(door)} needs --{absent[0].replace('contraction', 'equation')}.")
+    return tuple(values[name] for name in order)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Reads 10x12x4x5."""
+    if text in ("scalar", "()"):
+        return ()
+    if not re.fullmatch(r"\d+([x,]\d+)*", text):
+        raise ValueError(f"{text} is no shape. Write sizes with x between them, such as 10x12x4x5, or 'scalar'.")
+    return tuple(int(size) for size in re.split("[x,]", text))
+
+
+def dtype_of(name: str) -> Any:
+    """Reads a dtype's name; 64-bit types are taken at their word."""
+    try:
+        dtype = jnp.dtype(name)
+    except TypeError:
+        raise ValueError(f"{name} is no dtype. Write one as NumPy does, such as float32, bfloat16 or int8.") from None
+    if dtype.itemsize >= 8 and dtype != jnp.complex64:
+        jax.config.update("jax_enable_x64", True)
+    return dtype
+
+
+def show(explanation: Explanation) -> None:
+    """Prints an explanation with its roles in colour."""
+    console.print(
+        f"[bold]{rich.markup.escape(explanation.call())}[/]\n\n  {rich.markup.escape(explanation.formula)}\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    names = "label", "role", f"axis of {explanation.lhs.name}", f"axis of {explanation.rhs.name}", "axis of out", "size"
+    roles = rich.table.Table(*names, box=None, header_style="dim")
+    for label, *rest in explanation.rows():
+        roles.add_row(f"[bold {COLOURS[explanation.colour(label)]}]{label}[/]", *rest)
+    console.print(roles, "", highlight=False)
+    for pairs in (explanation.facts(), [("[bold]the same call elsewhere[/]", ""), *explanation.elsewhere]):
+        table = rich.table.Table(box=None, show_header=False)
+        for name, text in pairs:
+            found = str(text) if isinstance(text, tuple) else rich.markup.escape(text)
+            table.add_row(
+                name,
+                found
+                if pairs[0][0] == "labels" or isinstance(text, tuple) or not text
+                else f"[dim]refuses: {found}[/]",
+            )
+        console.print(table, "", highlight=False)
+
+
+def version(package: str) -> str | None:
+    """The version of an installed package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
