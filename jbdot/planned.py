@@ -95,7 +95,7 @@ class Planned:
     def out_dtype(self, lhs: Any, rhs: Any) -> Any:
         """Gives the result's dtype for operands of these dtypes, canonical for the x64 setting."""
         if self.dtype is not None:
-            return dtypes.canonicalize_dtype(self.dtype)
+            return canonical(self.dtype)
         lhs, rhs = (
             canonical(dtype if entry.dtype is None else entry.dtype)
             for entry, dtype in ((self.lhs, lhs), (self.rhs, rhs))
@@ -166,7 +166,10 @@ def _refused(error: Exception, precision: Any, preferred_element_type: Any, out_
 
 def canonical(dtype: Any) -> Any:
     """The dtype that JAX uses for this one: float64 is float32 unless x64 is on."""
-    return dtypes.canonicalize_dtype(jnp.dtype(dtype))
+    try:
+        return dtypes.canonicalize_dtype(jnp.dtype(dtype))
+    except TypeError:
+        raise BadType("a dtype must be one that JAX knows", repr(dtype)) from None
 
 
 def _enter(x: Any, entry: Entry) -> Any:

@@ -16,7 +16,7 @@ from jbdot.contraction import Axes, Contraction, broadcast
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.keras_rules import Dtypes, TensorFlow, check_pair
-from jbdot.planned import AS_IS, Entry, Operand, Planned
+from jbdot.planned import AS_IS, Entry, Operand, Planned, canonical
 
 _NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
 _BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)
@@ -133,7 +133,7 @@ def _matmul_dtypes(
     kinds = {a.dtype.name, b.dtype.name}
     if not batched and (kinds == {"bfloat16", "float32"} or (hinted and kinds <= {"bfloat16", "float32"})):
         return _MATRICES.enter_matmul(a, b), None  # SparseMatMul, which looks at no output_type
-    wanted = None if output_type is None else jnp.dtype(output_type)
+    wanted = None if output_type is None else canonical(output_type)
     if wanted is None or (wanted == a.dtype == b.dtype):
         (_BATCH_MATMUL if batched else _MATRICES.matmul).check(a, b)
         return (AS_IS, AS_IS), None

@@ -1,0 +1,154 @@
+"""Each rule that can break, and the facts in its message."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import jbdot
+from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+
+
+def ones(*shape, dtype=jnp.float32):
+    return jnp.ones(shape, dtype)
+
+
+CASES = [
+    # too low a rank
+    (lambda: keras_tf1.dot(ones(3), ones(3)), ValueError, "x has rank 1, y has rank 1"),
+    (lambda: keras.batch_dot(ones(3), ones(3, 4)), ValueError, "x has rank 1"),
+    (lambda: tensorflow.matmul(ones(3), ones(3, 4)), ValueError, "a has rank 1, b has rank 2"),
+    (lambda: keras_tf1.dot(ones(2, 3, 4), ones(4)), IndexError, "y has rank 1"),
+    (lambda: theano.batched_dot(jnp.float32(1), ones(3)), TypeError, "a is a scalar"),
+    (lambda: mxnet.batch_dot(ones(3, 4), ones(4, 5)), ValueError, "lhs has rank 2"),
+    # contracted sizes differ
+    (lambda: keras_tf1.dot(ones(3, 4), ones(5, 6)), ValueError, "axis 1 of x has size 4, axis 0 of y has size 5"),
+    (
+        lambda: tensorflow.matmul(ones(2, 3, 4), ones(2, 5, 6)),
+        ValueError,
+        "axis 2 of a has size 4, axis 1 of b has size 5",
+    ),
+    (lambda: theano.dot(ones(3, 4), ones(5, 6)), ValueError, "axis 1 of a has size 4, axis 0 of b has size 5"),
+    (lambda: mxnet.dot(ones(3, 4), ones(5, 6)), ValueError, "axis 1 of lhs has size 4, axis 0 of rhs has size 5"),
+    (
+        lambda: tensorflow.einsum("ij,jk->ik", ones(2, 3), ones(4, 5)),
+        ValueError,
+        "axis 1 of x has size 3, axis 0 of y has size 4",
+    ),
+    (
+        lambda: tensorflow.tensordot(ones(2, 3), ones(4, 5), 1),
+        ValueError,
+        "axis 1 of a has size 3, axis 0 of b has size 4",
+    ),
+    # batch sizes differ
+    (lambda: keras.batch_dot(ones(2, 3), ones(5, 3)), ValueError, "axis 0 of x has size 2, axis 0 of y has size 5"),
+    (
+        lambda: keras_tf1.batch_dot(ones(2, 3, 4), ones(5, 4, 6)),
+        ValueError,
+        "axis 0 of x has size 2, axis 0 of y has size 5",
+    ),
+    (lambda: tensorflow.matmul(ones(2, 3, 4), ones(5, 4, 6)), ValueError, "axis 0 of the first operand has size 2"),
+    (lambda: theano.batched_dot(ones(2, 3), ones(5, 3)), TypeError, "axis 0 of a has size 2, axis 0 of b has size 5"),
+    # axes
+    (lambda: keras.batch_dot(ones(2, 3), ones(2, 3), axes=2), IndexError, "axis 2 of x, which has rank 2"),
+    (lambda: keras.batch_dot(ones(2, 3), ones(2, 3), axes=0), ValueError, "axis 0 of x"),
+    (lambda: keras.batch_dot(ones(2, 3), ones(2, 3), axes=(1, 0)), ValueError, "axis 0 of y"),
+    (lambda: keras.batch_dot(ones(2, 3), ones(2, 3), axes=1.0), TypeError, "a float"),
+    (lambda: keras.batch_dot(ones(2, 3), ones(2, 3), axes=[[1], [1]]), ValueError, "axes hold a list"),
+    (lambda: keras_tf1.batch_dot(ones(2, 3), ones(2, 3), axes=(1,)), IndexError, "(1,)"),
+    (lambda: keras_tf1.Dot(axes="1"), TypeError, "got a str"),
+    (lambda: keras.Dot(axes=(1, 2, 3)), ValueError, "axes=(1, 2, 3)"),
+    (lambda: keras.Dot(axes=1)(ones(2, 3)), ValueError, "list of two arrays"),
+    (lambda: theano.tensordot(ones(2, 3), ones(3, 2), [[-1], [0]]), ValueError, "axes [-1] of a"),
+    (lambda: tensorflow.tensordot(ones(2, 3), ones(3, 2), [[1, 1], [0, 0]]), ValueError, "repeat one"),
+    # dtypes
+    (lambda: keras_tf1.dot(ones(2, 3, dtype=jnp.int8), ones(3, 2, dtype=jnp.int8)), TypeError, "x is int8"),
+    (lambda: tensorflow.matmul(ones(2, 3), ones(3, 2, dtype=jnp.int32)), ValueError, "a is float32, b is int32"),
+    (lambda: mxnet.dot(ones(2, 3, dtype=jnp.float16), ones(3, 2, dtype=jnp.float16)), ValueError, "lhs is float16"),
+    (lambda: tensorflow.matmul(ones(2, 3), ones(3, 2), output_type=jnp.int32), ValueError, "output_type is int32"),
+    (lambda: keras_tf1.Dot(1, normalize=True)([ones(2, 3, dtype=jnp.int32)] * 2), TypeError, "x is int32"),
+    # flags
+    (
+        lambda: jbdot.matmul(ones(2, 3), ones(3, 2), transpose_a=True, adjoint_a=True),
+        ValueError,
+        "both flags are set for a",
+    ),
+    (lambda: mxnet.dot(ones(3), ones(3), transpose_a=True), ValueError, "transpose_a=True"),
+    # the core
+    (
+        lambda: jbdot.contract("b m k, b k n -> b m n", ones(2, 3, 4), ones(2, 5, 6)),
+        ValueError,
+        "axis 2 of lhs has size 4",
+    ),
+    (lambda: jbdot.contract(5, ones(2), ones(2)), TypeError, "got a int"),
+    (
+        lambda: jbdot.dot_general(ones(2, 3), ones(3, 2), (((1,), (0, 1)), ((), ()))),
+        ValueError,
+        "[1] of lhs, [0, 1] of rhs",
+    ),
+    (lambda: jbdot.dot_general(ones(2, 3), ones(3, 2), (((-1,), (0,)), ((), ()))), ValueError, "axis -1 of lhs"),
+    (lambda: jbdot.dot_general(ones(2, 3), ones(3, 2), ((1, 0), ((), ()))), TypeError, "dimension_numbers"),
+    (lambda: jbdot.dot([1, 2], ones(2)), TypeError, "got a list"),
+    (lambda: jbdot.dot(np.array(["a"]), ones(2)), TypeError, "numbers"),
+    (lambda: jbdot.dot(ones(2, 3), ones(3, 2), preferred_element_type="big"), TypeError, "'big'"),
+    (
+        lambda: jbdot.contract(
+            "ij,jk->ik", ones(2, 3, dtype="int32"), ones(3, 2, dtype="int32"), preferred_element_type="int8"
+        ),
+        TypeError,
+        "preferred_element_type=int8",
+    ),
+    (lambda: jbdot.dot(ones(2, 3), ones(3, 2), precision="exact"), ValueError, "precision=exact"),
+    (lambda: tensorflow.sparse_dense_matmul(ones(2, 3), ones(3, 2)), TypeError, "sp_a is a dense array"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "fact"), CASES, ids=[str(i) for i in range(len(CASES))])
+def test_refusals(call, kind, fact):
+    with pytest.raises(kind, match=re.escape(fact)) as error:
+        call()
+    assert type(error.value) is kind
+    assert re.match(r"[\w.]+: .+\.$", str(error.value), re.DOTALL)
+
+
+def test_template():
+    with pytest.raises(ValueError) as error:
+        keras.batch_dot(ones(8, 10, 10, 16), ones(8, 10, 1152, 16), axes=[2, 3])
+    assert str(error.value) == (
+        "keras.batch_dot: the contracted axes must have equal sizes: "
+        "axis 2 of x has size 10, axis 3 of y has size 16; "
+        "x float32[8,10,10,16], y float32[8,10,1152,16], axes=[2, 3]. "
+        "The operands share their leading sizes (8, 10): Keras up to 2.2.4 on TensorFlow took all leading axes as "
+        "batch, and code written for it needs jbdot.keras_tf1.batch_dot, in this call and in those that made its "
+        "operands."
+    )
+
+
+def test_another_dialects_answer_is_named():
+    with pytest.raises(ValueError, match=r"keras\.batch_dot gives \(2, 4, 5, 8\)"):
+        keras_tf1.batch_dot(ones(2, 4, 3), ones(2, 5, 3, 8))
+
+
+def test_errors_come_while_tracing():
+    with pytest.raises(ValueError, match=r"keras_tf1\.dot: the contracted axes"):
+        jax.make_jaxpr(jbdot.dot)(ones(3, 4), ones(5, 6))
+    with pytest.raises(ValueError, match=r"keras_tf1\.dot: the contracted axes"):
+        jax.eval_shape(jbdot.dot, jax.ShapeDtypeStruct((3, 4), jnp.float32), jax.ShapeDtypeStruct((5, 6), jnp.float32))
+
+
+def test_the_same_message_eager_and_traced():
+    texts = []
+    for run in (jbdot.dot, jax.jit(jbdot.dot)):
+        with pytest.raises(ValueError) as error:
+            run(ones(3, 4), ones(5, 6))
+        texts.append(str(error.value))
+    assert texts[0] == texts[1]
+
+
+def test_an_operand_survives_a_refused_call():
+    x = ones(3, 4)
+    with pytest.raises(ValueError):
+        jbdot.dot(x, ones(5, 6))
+    np.testing.assert_array_equal(x, np.ones((3, 4)))

@@ -1,0 +1,104 @@
+"""The edge: what is cached, what is told apart, what operands may be."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import jbdot
+from jbdot import front_door, keras, keras_tf1
+from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
+
+
+def test_every_front_door_has_the_three_keywords():
+    sparse_only = "tensorflow.sparse_dense_matmul"
+    for door in PLANNERS:
+        if isinstance(door, type) or public_name(door) in (sparse_only, "dot_general"):
+            continue
+        parameters = inspect.signature(door).parameters
+        for name in ("precision", "preferred_element_type", "out_sharding"):
+            assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY, public_name(door)
+            assert parameters[name].default is None
+
+
+def test_dot_general_has_laxs_signature():
+    ours, theirs = (inspect.signature(f).parameters for f in (jbdot.dot_general, jax.lax.dot_general))
+    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.values()
+    ]
+
+
+def test_planners_take_the_public_arguments():
+    for door in PLANNERS:
+        public = [*inspect.signature(door).parameters]
+        planned = [*operand_names(door), *extra_defaults(door)]
+        assert set(planned) >= set(public) - {"precision", "preferred_element_type", "out_sharding"}, public_name(door)
+
+
+def test_public_functions_are_documented():
+    for door in PLANNERS:
+        text = inspect.getdoc(door) or ""
+        for part in ("Args:", "Raises:", "Differs:", "Example:"):
+            assert part in text, f"{public_name(door)} lacks {part}"
+
+
+def test_one_compilation_for_one_kind_of_call():
+    x, y = jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5))
+    keras.batch_dot(x, y, [2, 1])
+    before = len(front_door._RUNS)
+    for axes in ([2, 1], [2, 1], [2, 1]):
+        keras.batch_dot(x + 1, y, axes)
+    assert len(front_door._RUNS) == before
+
+
+def test_numbers_that_compare_equal_are_told_apart():
+    x = jnp.ones((3, 3))
+    assert keras.batch_dot(x, x, 1).shape == (3, 1)
+    assert keras.batch_dot(x, x, True).shape == (3, 1)
+    with pytest.raises(TypeError):
+        keras.batch_dot(x, x, 1.0)
+    with pytest.raises(TypeError):
+        keras.batch_dot(x, x, (1, 1.0))
+
+
+def test_arguments_that_cannot_be_hashed():
+    x, y = jnp.ones((3, 2, 4)), jnp.ones((3, 4, 5))
+    for _ in range(2):
+        assert keras.batch_dot(x, y, np.array([2, 1])).shape == (3, 2, 5)
+        assert keras.batch_dot(x, jnp.ones((3, 2, 4)), np.array([1, 1])).shape == (3, 4, 4)
+    with pytest.raises(TypeError):
+        keras_tf1.batch_dot(x, y, {1, 2})
+
+
+def test_operands_from_numpy_and_scalars():
+    assert jbdot.dot(np.ones((2, 3), np.float32), jnp.ones((3, 4))).shape == (2, 4)
+    assert jbdot.theano.dot(2.0, jnp.ones((2, 3))).shape == (2, 3)
+    assert jbdot.dot(x=np.ones((2, 3)), y=np.ones((3, 4))).dtype == jnp.float32
+
+
+def test_settings_reach_lax():
+    x, y = jnp.ones((2, 3), jnp.int8), jnp.ones((3, 4), jnp.int8)
+    assert jbdot.contract("ij,jk->ik", x, y, preferred_element_type=jnp.int32).dtype == jnp.int32
+    jaxpr = jax.make_jaxpr(lambda x, y: keras.dot(x, y, precision="highest"))(jnp.ones((2, 3)), jnp.ones((3, 4)))
+    assert jaxpr.eqns[0].params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+    for precision in (["highest", "default"], ("highest", "default"), jax.lax.Precision.HIGH):
+        keras.dot(jnp.ones((2, 3)), jnp.ones((3, 4)), precision=precision)
+
+
+def test_x64_turned_on_later_is_seen():
+    x = np.ones((2, 3))
+    assert jbdot.dot(x, x.T).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert jbdot.dot(x, x.T).dtype == jnp.float64
+        assert jbdot.theano.dot(np.ones((2, 3), np.int32), np.ones((3, 2), np.float32)).dtype == jnp.float64
+    assert jbdot.theano.dot(np.ones((2, 3), np.int32), np.ones((3, 2), np.float32)).dtype == jnp.float32
+
+
+def test_other_dialects_are_asked_the_same_call():
+    x, y = jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))
+    answers = {public_name(door): answer for door, answer in front_door.others(jbdot.batch_dot, x, y, (None,))}
+    assert answers["keras.batch_dot"].out_shape(x.shape, y.shape) == (10, 12, 4, 12, 8)
+    assert "needs equation" in str(answers["tensorflow.einsum"])
+    assert "keras_tf1.batch_dot" not in answers

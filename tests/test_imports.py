@@ -1,0 +1,31 @@
+"""No framework is imported, nothing that is optional is needed, and importing is quick enough to see."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+import jax
+before = set(sys.modules)
+import jbdot
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+frameworks = {"tensorflow", "tf_keras", "theano", "mxnet", "torch", "keras"}
+extras = {"matplotlib", "typer", "rich", "optax", "sklearn"}
+print(sorted(new & (frameworks | extras)))
+print("jax.experimental.sparse" in set(sys.modules) - before)
+"""
+
+
+def run(*args):
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, check=True)
+
+
+def test_no_framework_and_no_extra_is_imported():
+    frameworks, sparse = run("-c", SCRIPT).stdout.splitlines()
+    assert frameworks == "[]"
+    assert sparse == "False"
+
+
+def test_importing_leaves_no_backend_started():
+    script = "import jbdot; from jax._src import xla_bridge; print(len(xla_bridge._backends))"
+    assert run("-c", script).stdout.strip() == "0"
