@@ -25,6 +25,8 @@ Planner = Callable[..., Planned]
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
+# A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
+_INLINE: Final[Any] = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
 
 
@@ -93,7 +95,7 @@ def _answer(
         _RUNS.clear()
     run = _RUNS[key] = jax.jit(
         lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings),
-        inline=True,  # of constants inside a trace it leaves its steps and no call
+        inline=_INLINE,
     )
     _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
     return run(lhs, rhs)
@@ -101,7 +103,7 @@ def _answer(
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
 def _compiled(planned: Planned, settings: tuple[Any, ...]) -> Callable[..., jax.Array]:
-    return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=True)
+    return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=_INLINE)
 
 
 def _key(arguments: tuple[Any, ...]) -> Any:
