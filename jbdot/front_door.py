@@ -26,7 +26,7 @@ PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
 # A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
-_INLINE: Final[Any] = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True
+_INLINE: Final[Any] = True if (_inline := getattr(jax, "Inline", None)) is None else _inline.JAX_EARLY
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
 
 

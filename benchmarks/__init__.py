@@ -1,0 +1,1 @@
+"""Measurements of jbdot, each a module: `python -m benchmarks.dispatch`."""

@@ -1,0 +1,54 @@
+"""What the README claims in tables is what the library does. Its examples run as doctests."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from jax import numpy as jnp
+from test_conformance import DEVIATIONS
+
+import jbdot
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def rows(heading):
+    section = README.split(f"## {heading}")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("row", rows("The same call, five meanings"), ids=lambda row: row[0])
+def test_dialect_table(row):
+    call, *answers = row
+    name = re.match(r"`(\w+)`", call)[1]
+    axes = re.search(r"`axes=(.*)`", call)
+    shapes = [eval(text) for text in re.findall(r"\([\d, ]*\)", call.split("axes")[0])]
+    x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    for dialect, answer in zip(("keras_tf1", "keras", "tensorflow", "theano", "mxnet"), answers, strict=True):
+        if answer == "-":
+            continue
+        other = re.match(r"`(\w+)`: (.*)", answer)
+        function = getattr(getattr(jbdot, dialect), other[1] if other else name)
+        kwargs = {"axes": eval(axes[1])} if axes else {}
+        if (other[2] if other else answer) == "refuses":
+            with pytest.raises((ValueError, TypeError, IndexError)):
+                jbdot.explain(function, x, y, **kwargs)
+        else:
+            assert jbdot.explain(function, x, y, **kwargs).shape == eval(other[2] if other else answer)
+
+
+def test_deviations_are_the_tables():
+    listed = {
+        (row[0].strip("`"), pattern, *row[2:])
+        for row in rows("How exact")
+        for pattern in re.findall(r"`([^`]+)`", row[1])
+    }
+    assert listed == set(DEVIATIONS)
+
+
+def test_changelog_names_the_version():
+    from importlib.metadata import version
+
+    assert f"## {version('jbdot')}" in (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
