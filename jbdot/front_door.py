@@ -91,14 +91,14 @@ def _answer(
     key = function, _key(arguments) if key is None else key, *settings
     if not (_is_plain(arguments) and _is_hashable(key)):
         return _compiled(plan(function, lhs, rhs, arguments), settings)(lhs, rhs)
-    if len(_RUNS) >= _MOST_RUNS:
-        _RUNS.clear()
-    run = _RUNS[key] = jax.jit(
-        lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings),
-        inline=_INLINE,
-    )
+    if key not in _RUNS:
+        if len(_RUNS) >= _MOST_RUNS:
+            _RUNS.clear()
+        _RUNS[key] = jax.jit(
+            lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings), inline=_INLINE
+        )
     _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
-    return run(lhs, rhs)
+    return _RUNS[key](lhs, rhs)
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
@@ -126,7 +126,8 @@ def _is_plain(value: Any) -> bool:
     """Whether equal keys mean equal values, as they do not for arrays."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str, type, np.dtype, Contraction))
+    exact = value is None or value.__class__ in (bool, int, float, str, Contraction)
+    return exact or isinstance(value, (type, np.dtype))
 
 
 def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...] = ()) -> Planned:

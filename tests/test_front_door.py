@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from jax.experimental import sparse
 
 import jbdot
-from jbdot import front_door, keras, keras_tf1
+from jbdot import front_door, keras, keras_tf1, planned, tensorflow
 from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
 
 
@@ -44,13 +45,27 @@ def test_public_functions_are_documented():
             assert part in text, f"{public_name(door)} lacks {part}"
 
 
-def test_one_compilation_for_one_kind_of_call():
-    x, y = jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5))
-    keras.batch_dot(x, y, [2, 1])
-    before = len(front_door._RUNS)
-    for axes in ([2, 1], [2, 1], [2, 1]):
-        keras.batch_dot(x + 1, y, axes)
-    assert len(front_door._RUNS) == before
+OPERANDS = {
+    "jax": lambda shape: jnp.ones(shape),
+    "numpy": lambda shape: np.ones(shape, np.float32),
+    "sparse": lambda shape: sparse.BCOO.fromdense(jnp.ones(shape)),
+}
+
+
+@pytest.mark.parametrize("kind", OPERANDS)
+@pytest.mark.parametrize("arguments", [([1, 0],), (np.array([1, 0]),)], ids=["list", "array"])
+def test_one_plan_for_one_kind_of_call(kind, arguments, monkeypatch):
+    """Eager calls of one kind are planned, traced and compiled once, whatever the operands are held in."""
+    runs = []
+    run = planned.Planned.run
+    monkeypatch.setattr(planned.Planned, "run", lambda *args: runs.append(args) or run(*args))
+    x = OPERANDS[kind]((7 + len(kind), 3))  # of a shape that no other test has compiled
+    for _ in range(3):
+        if kind == "sparse":
+            jbdot.contract("iz,zj->ij" if isinstance(arguments[0], list) else "io,oj->ij", x, jnp.ones((3, 4)))
+        else:
+            tensorflow.tensordot(x, jnp.ones((3, 4)), *arguments, precision="highest")
+    assert len(runs) == 1
 
 
 def test_numbers_that_compare_equal_are_told_apart():
