@@ -10,21 +10,22 @@ from typing import Any
 
 import jax
 
-from jbdot import keras_rules as rules
+from jbdot import keras_rules
 from jbdot.contraction import LHS_FREE, RHS_FREE, Contraction, names
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.planned import Operand, Planned
+from jbdot.rules import Dtypes, TensorFlow, check_pair
 
 # What the CPU kernels of TensorFlow 2.21 take; it answers anything else with an error of its own.
 _NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
-_TENSORFLOW = rules.TensorFlow(
-    matmul=rules.Dtypes(_NUMBERS, BadValue),
-    sparse=rules.Dtypes("bfloat16 float16 float32 float64 int32 complex64 complex128", BadValue),
+_TENSORFLOW = TensorFlow(
+    matmul=Dtypes(_NUMBERS, BadValue),
+    sparse=Dtypes("bfloat16 float16 float32 float64 int32 complex64 complex128", BadValue),
     sparse_operand=BadValue,
 )
-_BATCH_MATMUL = rules.Dtypes(f"{_NUMBERS} int16", BadValue)
-_NORMALIZE = rules.Dtypes("bfloat16 float16 float32 float64 complex64 complex128")
+_BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)
+_NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128")
 
 
 def dot(
@@ -61,7 +62,7 @@ def dot(
 
 @plans(dot)
 def _dot(x: Operand, y: Operand) -> Planned:
-    return rules.dot(x, y, _TENSORFLOW)
+    return keras_rules.dot(x, y, _TENSORFLOW)
 
 
 def batch_dot(
@@ -122,7 +123,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
             f"axis 0 of {x.name} has size {x.shape[0]}, axis 0 of {y.name} has size {y.shape[0]}",
         )
     x_axis, y_axis = _axes(x, y, axes)
-    rules.check_pair(x, y, x_axis, y_axis, _leading(x, y))
+    check_pair(x, y, x_axis, y_axis, _leading(x, y))
     _BATCH_MATMUL.check(x, y)
     if x_axis < 0 or y_axis < 0:
         return _wrapped(x, y, x_axis, y_axis)
@@ -133,7 +134,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     return Planned(Contraction(("b", *lhs), ("b", *rhs), out))
 
 
-class Dot(rules.DotLayer):
+class Dot(keras_rules.DotLayer):
     """Dot product of two arrays' samples: a layer around `keras.batch_dot`.
 
     `Dot(axes, normalize)([x, y])` is `batch_dot(x, y, axes)` after checks; floating operands are
@@ -161,8 +162,8 @@ class Dot(rules.DotLayer):
 
 @plans(Dot)
 def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
-    x32, y32 = rules.autocast(x, y)
-    planned = rules.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
+    x32, y32 = keras_rules.autocast(x, y)
+    planned = keras_rules.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
     cast = {
         side: dataclasses.replace(getattr(planned, side), dtype=new.dtype)
         for side, old, new in (("lhs", x, x32), ("rhs", y, y32))

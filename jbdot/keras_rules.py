@@ -1,4 +1,4 @@
-"""What both Keras dialects share: the dot, the layer, and which dtypes TensorFlow multiplies.
+"""What both Keras dialects share: the dot and the layer.
 
 Nothing here is a front door; `keras_tf1` and `keras` hold only how they differ.
 """
@@ -13,68 +13,11 @@ from jax import numpy as jnp
 from jbdot.contraction import Contraction, names
 from jbdot.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.front_door import perform, public_name
-from jbdot.planned import AS_IS, Entry, Operand, Planned
+from jbdot.planned import Operand, Planned
+from jbdot.rules import Dtypes, TensorFlow, check_pair
 
 DOT_LHS: Final = "abcdefgh"  # of the article's formula: c[a,b,c,i,j,k] = sum_r w[a,b,c,r] x[i,j,r,k]
 DOT_RHS: Final = "ijklmnop"
-
-
-class Dtypes:
-    """The dtypes that one op of a framework multiplies.
-
-    Args:
-        allowed: Their names, with spaces between.
-        refusal: What the framework raises for another dtype, and for two that differ.
-        no_kernel: Names that the op's definition allows, and that no kernel computes.
-    """
-
-    def __init__(self, allowed: str, refusal: type[Refusal] = BadType, no_kernel: str = "") -> None:
-        self.allowed, self.refusal, self.no_kernel = allowed.split(), refusal, no_kernel.split()
-
-    def check(self, x: Operand, y: Operand) -> None:
-        """Refuses operands that the op does not take."""
-        for operand in (x, y):
-            if operand.dtype.name not in self.allowed:
-                raise self.refusal(
-                    f"the dtype must be one that the framework multiplies here, of {', '.join(self.allowed)}",
-                    f"{operand.name} is {operand.dtype.name}",
-                    "Cast it first",
-                )
-        if x.dtype != y.dtype:
-            raise self.refusal(
-                "both operands must have one dtype",
-                f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}",
-                "Cast one of them first",
-            )
-
-    def check_kernel(self, x: Operand) -> None:
-        """Refuses a dtype that the framework could name and not compute."""
-        if x.dtype.name in self.no_kernel:
-            raise BadValue(
-                "the framework must have a kernel for the dtype",
-                f"there was none for {x.dtype.name}",
-                "Cast to float32 first",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorFlow:
-    """The dtypes of one TensorFlow's products on CPU."""
-
-    matmul: Dtypes
-    sparse: Dtypes
-    sparse_operand: type[Refusal]
-
-    def enter_matmul(self, x: Operand, y: Operand) -> tuple[Entry, Entry]:
-        """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
-        if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
-            lhs, rhs = (
-                Entry(dtype=other.dtype) if operand.dtype.name == "bfloat16" else AS_IS
-                for operand, other in ((x, y), (y, x))
-            )
-            return lhs, rhs
-        self.matmul.check(x, y)
-        return AS_IS, AS_IS
 
 
 def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
@@ -117,17 +60,6 @@ def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
     check_pair(x, y, 1, 0)
     backend.sparse.check_kernel(x)
     return Planned(Contraction(("a", "r"), ("r", "i"), ("a", "i")), sparse=True)
-
-
-def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "") -> None:
-    """Refuses contracted axes of different sizes."""
-    if x.shape[x_axis] != y.shape[y_axis]:
-        raise BadValue(
-            "the contracted axes must have equal sizes",
-            f"axis {x_axis} of {x.name} has size {x.shape[x_axis]}, "
-            f"axis {y_axis} of {y.name} has size {y.shape[y_axis]}",
-            remedy,
-        )
 
 
 class DotLayer:

@@ -10,27 +10,28 @@ from typing import Any
 
 import jax
 
-from jbdot import keras_rules as rules
+from jbdot import keras_rules
 from jbdot.contraction import BATCH, Contraction, Labels, Shape, broadcast, names
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.planned import AS_IS, Entry, Operand, Planned
+from jbdot.rules import Dtypes, TensorFlow
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.
 _NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
 _ALL_NUMBERS = f"{_NUMBERS} uint8 int8 uint16 int16"
-_TENSORFLOW = rules.TensorFlow(
-    matmul=rules.Dtypes(_NUMBERS),
-    sparse=rules.Dtypes(
+_TENSORFLOW = TensorFlow(
+    matmul=Dtypes(_NUMBERS),
+    sparse=Dtypes(
         f"{_ALL_NUMBERS} uint32 uint64 bool",
         no_kernel="bfloat16 float16 int8 uint8 int16 uint16 uint32 int64 uint64 bool",
     ),
     sparse_operand=BadType,
 )
-_BATCH_MATMUL = rules.Dtypes(_NUMBERS, no_kernel="bfloat16")
-_MULTIPLY = rules.Dtypes(_ALL_NUMBERS)
-_NORMALIZE = rules.Dtypes("bfloat16 float16 float32 float64", no_kernel="bfloat16")
+_BATCH_MATMUL = Dtypes(_NUMBERS, no_kernel="bfloat16")
+_MULTIPLY = Dtypes(_ALL_NUMBERS)
+_NORMALIZE = Dtypes("bfloat16 float16 float32 float64", no_kernel="bfloat16")
 
 
 def dot(
@@ -68,7 +69,7 @@ def dot(
 
 @plans(dot)
 def _dot(x: Operand, y: Operand) -> Planned:
-    planned = rules.dot(x, y, _TENSORFLOW)
+    planned = keras_rules.dot(x, y, _TENSORFLOW)
     if max(x.ndim, y.ndim) > 2 and x.shape[-1] == 0:
         raise BadValue(
             "the operands must flatten to matrices, which in TensorFlow 1 they do not with a contracted size of 0",
@@ -134,7 +135,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     return _relabelled(planned, c.lhs, c.rhs, (*c.out, None)) if len(c.out) == 1 else planned
 
 
-class Dot(rules.DotLayer):
+class Dot(keras_rules.DotLayer):
     """Dot product of two arrays' samples: a layer around `keras_tf1.batch_dot`.
 
     `Dot(axes, normalize)([x, y])` is `batch_dot(x, y, axes)` after checks; negative axes count
@@ -162,7 +163,7 @@ class Dot(rules.DotLayer):
 
 @plans(Dot)
 def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
-    return rules.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
+    return keras_rules.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
 
 
 def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot import tensordot_rules as rules
+from jbdot import rules
 from jbdot.contraction import Axes, Contraction, broadcast
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
-from jbdot.keras_rules import Dtypes, TensorFlow, check_pair
 from jbdot.planned import AS_IS, Entry, Operand, Planned, canonical
+from jbdot.rules import Dtypes, TensorFlow, check_pair
 
 _NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
 _BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)

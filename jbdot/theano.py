@@ -10,11 +10,10 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot import tensordot_rules as rules
+from jbdot import rules
 from jbdot.contraction import LHS_FREE, RHS_FREE, Axes, Contraction, broadcast, names
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
-from jbdot.keras_rules import check_pair
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 
@@ -55,7 +54,7 @@ def _dot(a: Operand, b: Operand) -> Planned:
     if a.ndim == 0 or b.ndim == 0:
         kept = names("abcdefgh" if b.ndim == 0 else "ijklmnop", max(a.ndim, b.ndim))
         return _promoted(a, b, Contraction(kept if a.ndim else (), kept if b.ndim else (), kept))
-    check_pair(a, b, a.ndim - 1, max(0, b.ndim - 2))
+    rules.check_pair(a, b, a.ndim - 1, max(0, b.ndim - 2))
     lhs, rhs = names("abcdefgh", a.ndim - 1), names("ijklmnop", b.ndim - 1)
     return _promoted(
         a,

@@ -1,0 +1,114 @@
+"""What several dialects share: which dtypes a product takes, equal sizes along a pair of axes, the tensordot."""
+
+import dataclasses
+import math
+
+from jbdot.contraction import BATCH, CONTRACTING, LHS_FREE, RHS_FREE, Axes, Contraction, names
+from jbdot.errors import BadType, BadValue, Refusal
+from jbdot.planned import AS_IS, Entry, Operand, Planned
+
+
+class Dtypes:
+    """The dtypes that one op of a framework multiplies.
+
+    Args:
+        allowed: Their names, with spaces between.
+        refusal: What the framework raises for another dtype, and for two that differ.
+        no_kernel: Names that the op's definition allows, and that no kernel computes.
+    """
+
+    def __init__(self, allowed: str, refusal: type[Refusal] = BadType, no_kernel: str = "") -> None:
+        self.allowed, self.refusal, self.no_kernel = allowed.split(), refusal, no_kernel.split()
+
+    def check(self, x: Operand, y: Operand) -> None:
+        """Refuses operands that the op does not take."""
+        for operand in (x, y):
+            if operand.dtype.name not in self.allowed:
+                raise self.refusal(
+                    f"the dtype must be one that the framework multiplies here, of {', '.join(self.allowed)}",
+                    f"{operand.name} is {operand.dtype.name}",
+                    "Cast it first",
+                )
+        if x.dtype != y.dtype:
+            raise self.refusal(
+                "both operands must have one dtype",
+                f"{x.name} is {x.dtype.name}, {y.name} is {y.dtype.name}",
+                "Cast one of them first",
+            )
+
+    def check_kernel(self, x: Operand) -> None:
+        """Refuses a dtype that the framework could name and not compute."""
+        if x.dtype.name in self.no_kernel:
+            raise BadValue(
+                "the framework must have a kernel for the dtype",
+                f"there was none for {x.dtype.name}",
+                "Cast to float32 first",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFlow:
+    """The dtypes of one TensorFlow's products on CPU."""
+
+    matmul: Dtypes
+    sparse: Dtypes
+    sparse_operand: type[Refusal]
+
+    def enter_matmul(self, x: Operand, y: Operand) -> tuple[Entry, Entry]:
+        """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
+        if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
+            lhs, rhs = (
+                Entry(dtype=other.dtype) if operand.dtype.name == "bfloat16" else AS_IS
+                for operand, other in ((x, y), (y, x))
+            )
+            return lhs, rhs
+        self.matmul.check(x, y)
+        return AS_IS, AS_IS
+
+
+def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "") -> None:
+    """Refuses contracted axes of different sizes."""
+    if x.shape[x_axis] != y.shape[y_axis]:
+        raise BadValue(
+            "the contracted axes must have equal sizes",
+            f"axis {x_axis} of {x.name} has size {x.shape[x_axis]}, "
+            f"axis {y_axis} of {y.name} has size {y.shape[y_axis]}",
+            remedy,
+        )
+
+
+def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0) -> Planned:
+    """Plans `out = sum over the paired axes of a * b`, the first `batch` axes of both being batch.
+
+    Both frameworks compare the flattened sizes alone. Where those agree and the axes' own sizes
+    do not, such as (2, 6) against (3, 4), the operands enter with these axes merged.
+    """
+    a_sizes, b_sizes = ([operand.shape[axis] for axis in axes] for operand, axes in ((a, a_axes), (b, b_axes)))
+    merged = a_sizes != b_sizes
+    if merged and (len(a_axes) == 1 or math.prod(a_sizes) != math.prod(b_sizes)):
+        pairs = zip(a_axes, a_sizes, b_axes, b_sizes, strict=True)
+        raise BadValue(
+            "the contracted axes must have equal sizes",
+            "; ".join(
+                f"axis {i} of {a.name} has size {m}, axis {j} of {b.name} has size {n}"
+                for i, m, j, n in pairs
+                if m != n
+            ),
+        )
+    contracted = ("k",) if merged else names(CONTRACTING, len(a_axes))
+    shared = names(BATCH, batch)
+    a_free, b_free = (
+        [axis for axis in range(batch, operand.ndim) if axis not in axes]
+        for operand, axes in ((a, a_axes), (b, b_axes))
+    )
+    lhs_free, rhs_free = names(LHS_FREE, len(a_free)), names(RHS_FREE, len(b_free))
+    out = (*shared, *lhs_free, *rhs_free)
+    if merged:
+        leading = tuple((axis,) for axis in range(batch))
+        lhs = Entry(fold=(*leading, *((axis,) for axis in a_free), a_axes))
+        rhs = Entry(fold=(*leading, b_axes, *((axis,) for axis in b_free)))
+        return Planned(Contraction((*shared, *lhs_free, "k"), (*shared, "k", *rhs_free), out), lhs, rhs)
+    lhs_at = dict(zip((*range(batch), *a_free, *a_axes), (*shared, *lhs_free, *contracted), strict=True))
+    rhs_at = dict(zip((*range(batch), *b_free, *b_axes), (*shared, *rhs_free, *contracted), strict=True))
+    labels = tuple(lhs_at[axis] for axis in range(a.ndim)), tuple(rhs_at[axis] for axis in range(b.ndim))
+    return Planned(Contraction(*labels, out), AS_IS, AS_IS)
