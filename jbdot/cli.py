@@ -156,7 +156,7 @@ def doctor() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("jbdot-demo"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights, the split and the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the weights, the order and the shifts.")] = 0,
 ) -> None:
     """Run the article's examples, then train a capsule network on handwritten digits."""
     from jbdot import demo as showcase
