@@ -65,6 +65,12 @@ DOORS = {
         ["dot_general"],
     ),
 }
+# What the meaning of some asks for after the dot, hand-written.
+AFTER = {
+    "two matrices": lambda out: lax.expand_dims(out, (1,)),
+    "keras.Dot": lambda out: lax.expand_dims(out, (1,)),
+    "einsum, permuted": lambda out: lax.transpose(out, (2, 0, 1)),
+}
 every_door = pytest.mark.parametrize("name", DOORS)
 
 
@@ -88,14 +94,12 @@ def test_leaves_one_dot_general_and_no_call(name):
 
 @every_door
 def test_compiled_text_is_that_of_lax_dot_general(name):
-    function, x, y, left = setup(name)
-    if left != ["dot_general"]:
-        pytest.skip("its meaning asks for more than the dot")
-    (equation,) = jax.make_jaxpr(function)(x, y).eqns
-    numbers = equation.params["dimension_numbers"]
+    function, x, y, _ = setup(name)
+    numbers = jax.make_jaxpr(function)(x, y).eqns[0].params["dimension_numbers"]
+    after = AFTER.get(name, lambda out: out)
 
     def dot(x, y):
-        return lax.dot_general(x, y, numbers)
+        return after(lax.dot_general(x, y, numbers))
 
     ours = jax.jit(lambda x, y: function(x, y)).lower(x, y).as_text()
     bare = jax.jit(dot).lower(x, y).as_text()
