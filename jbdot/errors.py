@@ -56,6 +56,12 @@ class BadIndex(Refusal, IndexError):
     kind = IndexError
 
 
+class BadKey(Refusal, KeyError):
+    """An axis that a dict has not."""
+
+    kind = KeyError
+
+
 def array_text(name: str, shape: Iterable[Any], dtype: Any, sparse: bool = False) -> str:
     """Writes an operand as `x float32[2,3]`.
 

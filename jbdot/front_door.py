@@ -18,7 +18,7 @@ from jax import numpy as jnp
 from jax.core import Tracer
 
 from jbdot.contraction import Contraction
-from jbdot.errors import BadType, Refusal, array_text
+from jbdot.errors import BadIndex, BadType, BadValue, Refusal, array_text
 from jbdot.planned import Operand, Planned
 
 Planner = Callable[..., Planned]
@@ -137,7 +137,13 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
         Refusal: The call breaks a rule of the front door.
     """
     left, right = operand_names(function)
-    planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
+    try:
+        planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
+    except Refusal:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # arguments that no rule foresaw
+        kind = BadType if isinstance(error, TypeError) else BadIndex if isinstance(error, IndexError) else BadValue
+        raise kind("the arguments must be of the documented kinds", str(error)) from None
     if is_sparse(rhs) or (is_sparse(lhs) and not planned.sparse):
         raise BadType(
             "the operands must be dense arrays here",

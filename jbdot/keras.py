@@ -25,7 +25,7 @@ _TENSORFLOW = TensorFlow(
     sparse_operand=BadValue,
 )
 _BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)
-_NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128")
+_NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 
 
 def dot(
@@ -165,7 +165,7 @@ def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
     x32, y32 = keras_rules.autocast(x, y)
     planned = keras_rules.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
     cast = {
-        side: dataclasses.replace(getattr(planned, side), dtype=new.dtype)
+        side: dataclasses.replace(getattr(planned, side), dtype=new.dtype.name)
         for side, old, new in (("lhs", x, x32), ("rhs", y, y32))
         if old.dtype != new.dtype
     }
@@ -186,21 +186,21 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
         raise BadValue(
             "one axis of each operand must be named", "axes hold a list", "tensordot contracts several at once"
         )
-    if len(pair) < 2:
-        raise BadIndex("axes must be a pair", f"there is {len(pair)}")
     try:
-        found = [operator.index(axis) for axis in pair]
+        found = [operator.index(axis) for axis in pair[:2]]
     except TypeError:
         raise BadType("an axis must be an int", f"axes are {[type(axis).__name__ for axis in pair]}") from None
+    if len(found) < 2:
+        raise BadIndex("axes must be a pair", f"there is {len(pair)}")
     found[:2] = (axis + operand.ndim if axis < 0 else axis for operand, axis in zip((x, y), found, strict=False))
-    if 0 in found:
+    if 0 in found + pair[2:]:
         raise BadValue(
             "axis 0 is the batch and must not be contracted",
             f"axes name axis 0 of {x.name if found[0] == 0 else y.name}",
             "Add a batch axis with x[None] if there is none",
         )
-    if len(found) > 2:
-        raise BadValue("axes must be a pair", f"there are {len(found)}")
+    if len(pair) > 2:
+        raise BadValue("axes must be a pair", f"there are {len(pair)}")
     for operand, axis in zip((x, y), found, strict=True):
         if not -operand.ndim <= axis < operand.ndim:
             raise BadIndex(

@@ -46,6 +46,8 @@ def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
 
 
 def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
+    if max(x.ndim, y.ndim) > 2 and y.ndim < 2:
+        raise BadIndex("y must have an axis before its last", f"{y.name} has rank {y.ndim}")
     if y.sparse or x.ndim > 2 or y.ndim > 2:
         raise backend.sparse_operand(
             "a sparse operand must be the first one, and both must have rank 2",
@@ -134,13 +136,13 @@ def dot_layer(
             )
     x_axis, y_axis = (axis % operand.ndim for operand, axis in zip((x, y), pair, strict=True))
     check_pair(x, y, x_axis, y_axis)
-    if normalize:
-        for operand in (x, y):
-            normalizable.check(operand, operand)
-            normalizable.check_kernel(operand)
+    for operand in (x, y) if normalize else ():
+        normalizable.check(operand, operand)
     planned = batch_dot(x, y, [x_axis, y_axis])
     if not normalize:
         return planned
+    for operand in (x, y):
+        normalizable.check_kernel(operand)
     return dataclasses.replace(
         planned,
         lhs=dataclasses.replace(planned.lhs, normalize=x_axis),

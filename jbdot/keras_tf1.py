@@ -9,10 +9,11 @@ import operator
 from typing import Any
 
 import jax
+import numpy as np
 
 from jbdot import keras_rules
 from jbdot.contraction import BATCH, Contraction, Labels, Shape, broadcast, names
-from jbdot.errors import BadIndex, BadType, BadValue
+from jbdot.errors import BadIndex, BadKey, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 from jbdot.rules import Dtypes, TensorFlow
@@ -176,7 +177,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
         several = any(isinstance(axis, (list, tuple)) for axis in axes)
         pair = None if several else (axes[0], axes[1])
     except (TypeError, IndexError, KeyError) as error:
-        kind = BadIndex if isinstance(error, IndexError) else BadType
+        kind = BadIndex if isinstance(error, IndexError) else BadKey if isinstance(error, KeyError) else BadType
         raise kind("axes must be None, an int or a pair of ints", f"{axes!r} is a {type(axes).__name__}") from None
     if pair is None:
         raise BadValue(
@@ -220,6 +221,8 @@ def _reduced(axis: Any) -> tuple[int, ...]:
     """The axes that `tf.reduce_sum(matrix, axis)` sums: all of them for None."""
     if axis is None:
         return (0, 1)
+    if isinstance(axis, (np.generic, np.ndarray)) and axis.size == 1:
+        axis = int(axis.item())  # TensorFlow casts a scalar that NumPy made, and no other
     try:
         index = operator.index(axis)
     except TypeError:
@@ -232,6 +235,7 @@ def _reduced(axis: Any) -> tuple[int, ...]:
 def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -> Planned:
     """`tf.matmul` with adjoints: whatever does not name the last axis names the one before it."""
     if rank < 2:
+        _TENSORFLOW.enter_matmul(x, y)
         raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
     _BATCH_MATMUL.check(x, y)
     adjoint_x, adjoint_y = bool(x_axis != rank - 1), bool(y_axis == rank - 1)

@@ -69,8 +69,8 @@ def _dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> Pl
             f"transpose_a={transpose_a}, transpose_b={transpose_b}",
             "Leave the flags out",
         )
-    _check_sizes(lhs, lhs.shape)
-    _check_sizes(rhs, rhs.shape)
+    for operand in () if vectors else (lhs, rhs):
+        _check_sizes(operand, operand.shape)
     left, right = names(LHS_FREE, lhs.ndim - 1), names(RHS_FREE, rhs.ndim - 1)
     _check_dtypes(lhs, rhs)
     return Planned(

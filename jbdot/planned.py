@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jbdot.contraction import Axes, Contraction, Shape
-from jbdot.errors import BadType, BadValue
+from jbdot.errors import BadType, BadValue, Refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Entry:
     """How an operand enters the contraction: the steps that its dialect asks for, in this order, none by default.
 
     Attributes:
-        dtype: Cast to this dtype.
+        dtype: Cast to the dtype of this name. (A name: `numpy.dtype("float64") == None` is True.)
         conjugate: Take the complex conjugate.
         normalize: Divide by the L2 norm along this axis, floored at 1e-6 (Keras' `l2_normalize`).
         stretch: Broadcast to this shape.
         fold: Merge each of these groups of axes into one axis.
     """
 
-    dtype: Any = None
+    dtype: str | None = None
     conjugate: bool = False
     normalize: int | None = None
     stretch: Shape | None = None
@@ -66,7 +66,7 @@ class Entry:
     def steps(self) -> list[str]:
         """Describes the steps, for `explain`."""
         steps = (
-            f"cast to {jnp.dtype(self.dtype).name}" if self.dtype is not None else "",
+            f"cast to {self.dtype}" if self.dtype is not None else "",
             "conjugated" if self.conjugate else "",
             f"divided by its L2 norm along axis {self.normalize}" if self.normalize is not None else "",
             f"broadcast to {self.stretch}" if self.stretch is not None else "",
@@ -80,12 +80,12 @@ AS_IS = Entry()
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One contraction, how each operand enters it, and the dtype that the dialect promises."""
+    """One contraction, how each operand enters it, and the name of the result's dtype where it is not theirs."""
 
     contraction: Contraction
     lhs: Entry = AS_IS
     rhs: Entry = AS_IS
-    dtype: Any = None
+    dtype: str | None = None
     sparse: bool = False
 
     def out_shape(self, lhs: Shape, rhs: Shape) -> Shape:
@@ -96,15 +96,11 @@ class Planned:
         """Gives the result's dtype for operands of these dtypes, canonical for the x64 setting."""
         if self.dtype is not None:
             return canonical(self.dtype)
-        lhs, rhs = (
-            canonical(dtype if entry.dtype is None else entry.dtype)
-            for entry, dtype in ((self.lhs, lhs), (self.rhs, rhs))
-        )
-        return (
-            lhs
-            if lhs == rhs
-            else jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
-        )
+        lhs = canonical(lhs if self.lhs.dtype is None else self.lhs.dtype)
+        rhs = canonical(rhs if self.rhs.dtype is None else self.rhs.dtype)
+        if lhs == rhs:
+            return lhs
+        return jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
 
     def run(
         self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
@@ -115,41 +111,31 @@ class Planned:
             TypeError, ValueError: `lax.dot_general` refuses the precision, element type or sharding.
         """
         c = self.contraction
-        shape = self.out_shape(lhs.shape, rhs.shape)
-        dtype = (
-            self.out_dtype(lhs.dtype, rhs.dtype)
-            if preferred_element_type is None
-            else canonical(preferred_element_type)
+        wanted = self.dtype if preferred_element_type is None else preferred_element_type
+        promised = jax.ShapeDtypeStruct(
+            self.out_shape(lhs.shape, rhs.shape),
+            self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted),
         )
+        lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
         if self.sparse:
-            if (precision, preferred_element_type, out_sharding) != (None, None, None):
-                raise BadValue(
-                    "precision, preferred_element_type and out_sharding must be left out with a sparse operand",
-                    "bcoo_dot_general takes none of them",
-                )
-            out = _sparse_dot(_enter(lhs, self.lhs), _enter(rhs, self.rhs), c)
+            out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding))
         else:
-            lhs = _reduce(_enter(lhs, self.lhs), c.lhs, c.lhs_kept)
-            rhs = _reduce(_enter(rhs, self.rhs), c.rhs, c.rhs_kept)
-            wanted = (
-                preferred_element_type
-                if preferred_element_type is not None or lhs.dtype == rhs.dtype == dtype
-                else dtype
-            )
+            lhs, rhs = _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
+            sharding = _dot_sharding(out_sharding, c)
             try:
-                out = lax.dot_general(
-                    lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=_dot_sharding(out_sharding, c)
-                )
+                out = lax.dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=sharding)
             except Exception as error:
-                raise _refused(error, precision, preferred_element_type, out_sharding) from error
+                refusal = _refusal(error, precision, preferred_element_type, out_sharding)
+                if refusal is None:
+                    raise
+                raise refusal from error
             out = _arrange(out, c)
-        promised = jax.ShapeDtypeStruct(shape, dtype)
         chex.assert_trees_all_equal_shapes_and_dtypes(out, promised)
         return out
 
 
-def _refused(error: Exception, precision: Any, preferred_element_type: Any, out_sharding: Any) -> Exception:
-    """Says what `lax.dot_general` refused; what is not about the call comes back as it is."""
+def _refusal(error: Exception, precision: Any, preferred_element_type: Any, out_sharding: Any) -> Refusal | None:
+    """Says what `lax.dot_general` refused; None for what is not about the call."""
     if type(error).__name__ == "ShardingTypeError":
         return BadValue(
             "the operands' shardings must say how the result is sharded",
@@ -157,7 +143,7 @@ def _refused(error: Exception, precision: Any, preferred_element_type: Any, out_
             "Name it: out_sharding=jax.sharding.PartitionSpec(...)",
         )
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
-        return error
+        return None
     asked = {"precision": precision, "preferred_element_type": preferred_element_type, "out_sharding": out_sharding}
     given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
     kind = BadType if isinstance(error, TypeError) else BadValue
@@ -173,8 +159,6 @@ def canonical(dtype: Any) -> Any:
 
 
 def _enter(x: Any, entry: Entry) -> Any:
-    if entry == AS_IS:
-        return x
     if hasattr(x, "indices"):  # BCOO: what is elementwise acts on the stored elements
         return type(x)(
             (_enter(x.data, entry), x.indices),
@@ -243,9 +227,14 @@ def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
     return NamedSharding(out_sharding.mesh, spec) if isinstance(out_sharding, NamedSharding) else spec
 
 
-def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction) -> jax.Array:
+def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, Any, Any]) -> jax.Array:
     from jax.experimental import sparse  # a quarter of a second: only who has a BCOO pays it
 
+    if settings != (None, None, None):
+        raise BadValue(
+            "precision, preferred_element_type and out_sharding must be left out with a sparse operand",
+            "bcoo_dot_general takes none of them",
+        )
     return jnp.asarray(sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers))
 
 

@@ -15,16 +15,21 @@ class Dtypes:
         allowed: Their names, with spaces between.
         refusal: What the framework raises for another dtype, and for two that differ.
         no_kernel: Names that the op's definition allows, and that no kernel computes.
+        no_square: Names that an earlier step refuses with an error of the framework's own.
     """
 
-    def __init__(self, allowed: str, refusal: type[Refusal] = BadType, no_kernel: str = "") -> None:
-        self.allowed, self.refusal, self.no_kernel = allowed.split(), refusal, no_kernel.split()
+    def __init__(
+        self, allowed: str, refusal: type[Refusal] = BadType, no_kernel: str = "", no_square: str = ""
+    ) -> None:
+        self.allowed, self.refusal = allowed.split(), refusal
+        self.no_kernel, self.no_square = no_kernel.split(), no_square.split()
 
     def check(self, x: Operand, y: Operand) -> None:
         """Refuses operands that the op does not take."""
         for operand in (x, y):
             if operand.dtype.name not in self.allowed:
-                raise self.refusal(
+                refusal = BadValue if operand.dtype.name in self.no_square else self.refusal
+                raise refusal(
                     f"the dtype must be one that the framework multiplies here, of {', '.join(self.allowed)}",
                     f"{operand.name} is {operand.dtype.name}",
                     "Cast it first",
@@ -58,8 +63,7 @@ class TensorFlow:
         """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
         if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
             lhs, rhs = (
-                Entry(dtype=other.dtype) if operand.dtype.name == "bfloat16" else AS_IS
-                for operand, other in ((x, y), (y, x))
+                Entry("float32") if operand.dtype.name == "bfloat16" else AS_IS for operand in (x, y)
             )
             return lhs, rhs
         self.matmul.check(x, y)

@@ -3,6 +3,7 @@
 Source: tensorflow/python/ops/math_ops.py, special_math_ops.py and sparse_ops.py, and the CPU kernels.
 """
 
+import dataclasses
 import operator
 import re
 from typing import Any
@@ -106,9 +107,9 @@ def _matmul(
     for operand, conjugated in ((a, transpose_a if batched else adjoint_a), (b, transpose_b if batched else adjoint_b)):
         if conjugated and operand.dtype == jnp.bool_:
             raise BadType("only numbers can be conjugated", f"{operand.name} is bool", "Cast it first")
-    entries, dtype = _matmul_dtypes(a, b, batched, hinted, output_type)
+    entries, dtype, most = _matmul_dtypes(a, b, batched, hinted, output_type)
     for operand in (a, b):
-        if operand.ndim < 2 or (hinted and operand.ndim > 2):
+        if operand.ndim < 2 or (most is not None and operand.ndim > most):
             needed = "must be matrices where a sparse flag is set" if hinted else "must have rank 2 or more"
             raise BadValue(f"the operands {needed}", f"{a.name} has rank {a.ndim}, {b.name} has rank {b.ndim}")
     turned_a, turned_b = bool(transpose_a or adjoint_a), bool(transpose_b or adjoint_b)
@@ -120,7 +121,7 @@ def _matmul(
         (*batch, "m", "n"),
     )
     lhs_entry, rhs_entry = (
-        Entry(entry.dtype, conjugate=bool(adjoint) and operand.is_complex)
+        dataclasses.replace(entry, conjugate=bool(adjoint) and operand.is_complex)
         for entry, operand, adjoint in ((entries[0], a, adjoint_a), (entries[1], b, adjoint_b))
     )
     return Planned(contraction, lhs_entry, rhs_entry, dtype)
@@ -128,24 +129,24 @@ def _matmul(
 
 def _matmul_dtypes(
     a: Operand, b: Operand, batched: bool, hinted: bool, output_type: Any
-) -> tuple[tuple[Entry, Entry], Any]:
-    """Says how the operands are cast, and the result's dtype if it is not theirs, as TensorFlow picks a kernel."""
+) -> tuple[tuple[Entry, Entry], str | None, int | None]:
+    """Picks a kernel as TensorFlow does: casts, the result's dtype if not theirs, the highest rank it takes."""
+    most = 2 if hinted else None
     kinds = {a.dtype.name, b.dtype.name}
     if not batched and (kinds == {"bfloat16", "float32"} or (hinted and kinds <= {"bfloat16", "float32"})):
-        return _MATRICES.enter_matmul(a, b), None  # SparseMatMul, which looks at no output_type
+        return _MATRICES.enter_matmul(a, b), None, most  # SparseMatMul, which looks at no output_type
     wanted = None if output_type is None else canonical(output_type)
     if wanted is None or (wanted == a.dtype == b.dtype):
         (_BATCH_MATMUL if batched else _MATRICES.matmul).check(a, b)
-        return (AS_IS, AS_IS), None
+        return (AS_IS, AS_IS), None, most
+    # BatchMatMulV3 from here on, which looks at no hint.
     if wanted == jnp.int32 and kinds <= _BYTES:
         # 8-bit integers of two signs have one dtype that holds both: multiply in the result's.
-        cast = Entry(dtype=wanted) if len(kinds) == 2 else AS_IS
-        return (cast, cast), wanted
+        cast = Entry("int32") if len(kinds) == 2 else AS_IS
+        return (cast, cast), "int32", None
     if wanted == jnp.bfloat16 and "bfloat16" in kinds and kinds - {"bfloat16"} <= _BYTES:
-        lhs, rhs = (AS_IS if operand.dtype == wanted else Entry(dtype=wanted) for operand in (a, b))
-        return (lhs, rhs), None
-    if wanted == jnp.int32 == a.dtype == b.dtype:
-        return (AS_IS, AS_IS), None
+        lhs, rhs = (AS_IS if operand.dtype == wanted else Entry("bfloat16") for operand in (a, b))
+        return (lhs, rhs), None, None
     raise BadValue(
         "output_type must be int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, "
         "else the operands' own dtype",
@@ -317,19 +318,22 @@ def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: 
 
 def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
     """Reads axes as `tf.tensordot`: a number, or a pair of axes or of lists."""
-    if isinstance(axes, np.ndarray):
-        axes = axes.tolist()
     if isinstance(axes, (int, np.integer)):
         count = int(axes)
-        for operand in (a, b):
+        for operand, refusal in ((a, BadValue), (b, BadIndex)):
             if not 0 <= count <= operand.ndim:
-                raise BadValue(
+                raise refusal(
                     "a number of axes must not be negative, nor larger than a rank",
                     f"axes={count}, {operand.name} has rank {operand.ndim}",
                 )
         return tuple(range(a.ndim - count, a.ndim)), tuple(range(count))
-    if not isinstance(axes, (list, tuple)):
-        raise (BadValue if axes is None else BadType)("axes must be a number or a pair", f"got a {type(axes).__name__}")
+    if type(axes) in (float, str):
+        raise BadType("axes must be a number or a pair", f"got a {type(axes).__name__}")
+    if not isinstance(axes, (list, tuple)):  # TensorFlow makes a tensor of it, and takes its first two rows
+        rows = np.asarray(axes)
+        if rows.dtype.kind not in "iuf" or rows.ndim < 2 or len(rows) < 2:
+            raise BadValue("axes must be a number or a pair", f"got a {type(axes).__name__}")
+        axes = tuple(rows[:2].astype(np.int32))
     pair: list[Any] = list(axes)
     if len(pair) != 2:
         raise BadValue("axes must be a number or a pair", f"there are {len(pair)}")
@@ -344,17 +348,19 @@ def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
             "as many axes of one operand as of the other must be contracted",
             f"{first} of {a.name}, {second} of {b.name}",
         )
-    return _counted_from_front(a, first), _counted_from_front(b, second)
+    listed = [isinstance(item, (list, tuple)) for item in pair]
+    return _counted_from_front(a, first, listed[0]), _counted_from_front(b, second, listed[1])
 
 
-def _counted_from_front(operand: Operand, axes: list[Any]) -> Axes:
+def _counted_from_front(operand: Operand, axes: list[Any], listed: bool) -> Axes:
+    """Counts axes from the front; TensorFlow looks those of a list up in Python, others in a kernel of its own."""
     try:
         found = [operator.index(axis) for axis in axes]
     except TypeError:
         raise BadType("an axis must be an int", f"{axes} of {operand.name}") from None
     for axis in found:
         if axis >= operand.ndim or axis < -2 * operand.ndim:
-            raise BadIndex(
+            raise (BadIndex if listed else BadValue)(
                 "an axis must lie within its operand's rank",
                 f"axis {axis} of {operand.name}, which has rank {operand.ndim}",
             )

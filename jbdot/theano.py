@@ -240,10 +240,10 @@ def _axes(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Axes]
         )
     for operand, listed in ((a, first), (b, second)):
         try:
-            beyond = any(axis >= operand.ndim for axis in listed)
+            beyond = len(listed) > operand.ndim or (bool(listed) and bool(np.max(listed) >= operand.ndim))
         except TypeError:
             raise BadType("an axis must be an int", f"{listed} of {operand.name}") from None
-        if len(listed) > operand.ndim or beyond:
+        if beyond:
             raise BadValue(
                 "an axis must lie within its operand's rank",
                 f"axes {listed} of {operand.name}, which has rank {operand.ndim}",
@@ -275,8 +275,9 @@ def _counted(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Ax
                 "an operand must have as many axes as are contracted",
                 f"{operand.name} has rank {operand.ndim}, {count} axes are contracted{beside}",
             )
-    if count < 0:
-        raise (BadValue if batched else BadIndex)("a number of axes must not be negative", f"axes={count}")
+    if count < 0:  # Theano reads sizes beyond the shapes, and says so with one error or another
+        beyond = count < -1 and a.ndim > 1 and b.ndim > 0 if batched else a.ndim > 0
+        raise (BadIndex if beyond else BadValue)("a number of axes must not be negative", f"axes={count}")
     return tuple(range(a.ndim - count, a.ndim)), tuple(range(batched, batched + count))
 
 
@@ -284,7 +285,9 @@ def _index(axis: Any, operand: Operand) -> int:
     try:
         index = operator.index(axis)
     except TypeError:
-        raise BadType("an axis must be an int", f"{axis!r} of {operand.name}") from None
+        index = None
+    if index is None or isinstance(axis, bool):
+        raise BadType("an axis must be an int", f"{axis!r} of {operand.name}")
     if index < -operand.ndim:
         raise BadIndex(
             "an axis must lie within its operand's rank",
@@ -303,8 +306,8 @@ def _promoted(
         dtype = np.promote_types(a.dtype, b.dtype)
     except TypeError:
         dtype = jnp.promote_types(a.dtype, b.dtype)  # Theano had no bfloat16
-    entries = (
-        Entry(dtype=dtype if operand.dtype != dtype else None, fold=entry.fold)
+    lhs, rhs = (
+        Entry(dtype.name if operand.dtype != dtype else None, fold=entry.fold)
         for operand, entry in ((a, lhs), (b, rhs))
     )
-    return Planned(contraction, *entries, sparse=sparse)
+    return Planned(contraction, lhs, rhs, sparse=sparse)
