@@ -183,7 +183,8 @@ class Explanation:
     def _repr_html_(self) -> str:
         labels = "".join(_html_row(row, colour=COLOURS[self.colour(row[0])]) for row in self.rows())
         return (
-            f"<p><code>{html.escape(self.call())}</code></p><p>$\\displaystyle {html.escape(self.latex)}$</p>"
+            f"<p><code>{html.escape(self.call())}</code></p><p><code>{html.escape(self.formula)}</code></p>"
+            f"<p>$\\displaystyle {html.escape(self.latex)}$</p>"
             f"<table>{_html_row(self.head, tag='th')}{labels}</table>"
             f"<table>{''.join(map(_html_row, self.facts()))}</table><p><b>The same call elsewhere</b></p>"
             f"<table>{''.join(map(_html_row, self.answers()))}</table>"

@@ -62,9 +62,7 @@ class TensorFlow:
     def enter_matmul(self, x: Operand, y: Operand) -> tuple[Entry, Entry]:
         """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
         if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
-            lhs, rhs = (
-                Entry("float32") if operand.dtype.name == "bfloat16" else AS_IS for operand in (x, y)
-            )
+            lhs, rhs = (Entry("float32") if operand.dtype.name == "bfloat16" else AS_IS for operand in (x, y))
             return lhs, rhs
         self.matmul.check(x, y)
         return AS_IS, AS_IS

@@ -327,7 +327,7 @@ def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:
                     f"axes={count}, {operand.name} has rank {operand.ndim}",
                 )
         return tuple(range(a.ndim - count, a.ndim)), tuple(range(count))
-    if type(axes) in (float, str):
+    if type(axes) in (float, complex, str):
         raise BadType("axes must be a number or a pair", f"got a {type(axes).__name__}")
     if not isinstance(axes, (list, tuple)):  # TensorFlow makes a tensor of it, and takes its first two rows
         rows = np.asarray(axes)

@@ -113,6 +113,33 @@ def test_refusals(call, kind, fact):
     assert re.match(r"[\w.]+: .+\.$", str(error.value), re.DOTALL)
 
 
+ODD_AXES = (
+    "12",
+    1.0,
+    {1: 2},
+    {1, 2},
+    np.array([[1, 2], [2, 1]]),
+    np.array([1.5, 2]),
+    (None, "a"),
+    [[1], [2]],
+    (1,),
+    (),
+    10**20,
+)
+
+
+@pytest.mark.parametrize("axes", ODD_AXES, ids=repr)
+@pytest.mark.parametrize("door", [keras.batch_dot, keras_tf1.batch_dot, theano.batched_tensordot, tensorflow.tensordot])
+def test_odd_axes_are_answered_or_refused_in_our_words(door, axes):
+    for x, y in ((ones(3, 3, 3), ones(3, 3, 3)), (ones(3, 3), ones(3, 3)), (ones(3), ones(3)), (ones(), ones())):
+        refusal = None
+        try:
+            door(x, y, axes)
+        except (ValueError, TypeError, LookupError) as error:
+            refusal = error.args[0]
+        assert refusal is None or refusal.startswith(f"{door.__module__.removeprefix('jbdot.')}.{door.__name__}: ")
+
+
 def test_template():
     with pytest.raises(ValueError) as error:
         keras.batch_dot(ones(8, 10, 10, 16), ones(8, 10, 1152, 16), axes=[2, 3])

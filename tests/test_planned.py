@@ -84,6 +84,15 @@ def test_error_against_float64_is_laxs_own():
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_cast_to_float64_is_a_cast():
+    """`numpy.dtype("float64") == None` is True; a plan that compared dtypes with None lost this cast."""
+    x, y = jnp.full((1, 1), 2**24 + 1, jnp.int32), jnp.ones((1, 1), jnp.float32)
+    jaxpr = jax.make_jaxpr(theano.dot)(x, y)
+    assert [equation.primitive.name for equation in jaxpr.eqns] == ["convert_element_type"] * 2 + ["dot_general"]
+    assert theano.dot(x, y)[0, 0] == 2**24 + 1
+
+
 def test_integers_wrap_around():
     x = jnp.full((1, 4), 100, jnp.int8)
     assert keras_tf1.batch_dot(x, x, 1)[0, 0] == np.int8(np.int64(40000).astype(np.int8))
