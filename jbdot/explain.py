@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import io
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -184,11 +185,22 @@ class Explanation:
         labels = "".join(_html_row(row, colour=COLOURS[self.colour(row[0])]) for row in self.rows())
         return (
             f"<p><code>{html.escape(self.call())}</code></p><p><code>{html.escape(self.formula)}</code></p>"
-            f"<p>$\\displaystyle {html.escape(self.latex)}$</p>"
+            f"{self._svg()}"
             f"<table>{_html_row(self.head, tag='th')}{labels}</table>"
             f"<table>{''.join(map(_html_row, self.facts()))}</table><p><b>The same call elsewhere</b></p>"
             f"<table>{''.join(map(_html_row, self.answers()))}</table>"
         )
+
+    def _svg(self) -> str:
+        """The picture for a notebook; nothing where matplotlib is missing."""
+        try:
+            figure = self.plot()
+        except ImportError:
+            return ""
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True)
+        svg = file.getvalue()
+        return f"<div style='max-width:760px;background:white'>{svg[svg.index('<svg') :]}</div>"
 
     def colour(self, label: str | None) -> str:
         """Names the colour of a label: its role, free ones by operand."""

@@ -1,5 +1,7 @@
 """What is said of a call: text, costs, LaTeX, notebook, picture."""
 
+import sys
+
 import jax
 import pytest
 from jax import export
@@ -61,6 +63,14 @@ def test_notebook(explanation):
     assert COLOURS["contracting"] in page
     assert "keras.batch_dot" in page
     assert page.count("<table>") == page.count("</table>") == 3
+    assert page.count("<svg") == page.count("</svg>") == 1
+
+
+def test_notebook_without_matplotlib(explanation, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "<svg" not in explanation._repr_html_()
+    with pytest.raises(ImportError, match=r"pip install 'jbdot\[plot\]'"):
+        explanation.plot()
 
 
 def test_arguments_of_every_kind():
