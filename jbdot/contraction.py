@@ -7,27 +7,14 @@ roles, dimension numbers, shapes, costs and formulas are read off them.
 
 import dataclasses
 import functools
-import itertools
 import math
-import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any
 
 from jbdot.errors import BadType, BadValue
+from jbdot.labels import BATCH, CONTRACTING, LHS_FREE, RHS_FREE, SPARE, UNIT, Axes, Labels, Shape, checked, names, read
 
-Labels = tuple[str | None, ...]
-Shape = tuple[int, ...]
-Axes = tuple[int, ...]
 DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
-
-UNIT: Final = "1"  # how a unit axis, the label None, is written in a string
-
-# The letters that front doors and dimension numbers give to axes, by role: disjoint pools.
-BATCH: Final = "bcdefgh"
-CONTRACTING: Final = "krst"
-LHS_FREE: Final = "mijlopq"
-RHS_FREE: Final = "nuvwxyz"
-_SPARE: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZaijlmnopquvwxyzbcdefghkrst"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +54,7 @@ class Contraction:
 
     def __post_init__(self) -> None:
         for name in ("lhs", "rhs", "out"):
-            object.__setattr__(self, name, _checked_labels(name, getattr(self, name)))
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
         kept = [label for label in self.out if label is not None]
         for label in kept:
             if label not in self.lhs and label not in self.rhs:
@@ -102,24 +89,7 @@ class Contraction:
             >>> print(Contraction.parse("...ij,...jk->...ik", (7, 2, 3), (3, 4)))
             A i j, j k -> A i k
         """
-        inputs, arrow, result = text.partition("->")
-        terms = inputs.split(",")
-        if len(terms) != 2:
-            raise BadValue(
-                "a contraction must have two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'"
-            )
-        words = re.search(r"\w\s+\w", text) is not None
-        lhs, rhs = (_tokens(term, words) for term in terms)
-        if arrow:
-            out = _tokens(result, words)
-        else:
-            both = [*lhs, *rhs]
-            out = ["..."] * ("..." in both) + sorted(
-                {token for token in both if both.count(token) == 1} - {"...", UNIT}
-            )
-        if "..." in (*lhs, *rhs, *out):
-            lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape)
-        return cls(*(tuple(None if token == UNIT else token for token in side) for side in (lhs, rhs, out)))
+        return cls(*read(text, lhs_shape, rhs_shape))
 
     @classmethod
     def from_dimension_numbers(cls, dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> "Contraction":
@@ -274,7 +244,7 @@ class Contraction:
     def einsum(self) -> str:
         """The einsum string, without unit axes: `"bmk,bkn->bmn"`. A label of several letters gets one of its own."""
         labels = _once((*self.lhs, *self.rhs))
-        spare = (letter for letter in _SPARE if letter not in labels)
+        spare = (letter for letter in SPARE if letter not in labels)
         letters = {label: label if len(label) == 1 else next(spare) for label in labels}
         lhs, rhs, out = (
             "".join(letters[label] for label in side if label is not None) for side in (self.lhs, self.rhs, self.out)
@@ -286,61 +256,6 @@ class Contraction:
         summed = self.contracting + self.summed
         total = f"sum_{{{','.join(summed)}}} " if len(summed) > 1 else f"sum_{summed[0]} " if summed else ""
         return f"{out}{_indexed(self.out)} = {total}{lhs}{_indexed(self.lhs)} * {rhs}{_indexed(self.rhs)}"
-
-
-def names(pool: str, count: int) -> tuple[str, ...]:
-    """Takes `count` labels of a pool; past its end come b1, b2, ...
-
-    Example:
-        >>> names("mn", 4)
-        ('m', 'n', 'm1', 'm2')
-    """
-    return tuple(pool[:count]) + tuple(f"{pool[0]}{i}" for i in range(1, count - len(pool) + 1))
-
-
-def broadcast(
-    lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BATCH
-) -> tuple[Labels, Labels, tuple[str, ...]]:
-    """Labels axes that broadcast as in NumPy: aligned at the right; a size 1 that stretches is a unit axis.
-
-    Returns:
-        Labels of lhs, of rhs and of the result.
-
-    Raises:
-        ValueError: Two sizes differ and neither is 1.
-
-    Example:
-        >>> broadcast((7, 1, 3), (2, 3))
-        (('b', None, 'd'), ('c', 'd'), ('b', 'c', 'd'))
-    """
-    out = names(pool, max(len(lhs_shape), len(rhs_shape)))
-    lhs: list[str | None] = list(out[len(out) - len(lhs_shape) :])
-    rhs: list[str | None] = list(out[len(out) - len(rhs_shape) :])
-    for axis in range(-min(len(lhs), len(rhs)), 0):
-        left, right = lhs_shape[axis], rhs_shape[axis]
-        if left == right:
-            continue
-        if left != 1 and right != 1:
-            raise BadValue(
-                "batch axes must have equal sizes, or one of the two must be 1",
-                f"axis {len(lhs) + axis} of the first operand has size {left}, "
-                f"axis {len(rhs) + axis} of the second has size {right}",
-            )
-        (lhs if left == 1 else rhs)[axis] = None
-    return tuple(lhs), tuple(rhs), out
-
-
-def _checked_labels(name: str, labels: Any) -> Labels:
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise BadType("labels must come as a tuple", f"{name} is {labels!r}", "Contraction.parse reads a string")
-    found: list[str | None] = []
-    for label in labels:
-        if label is not None and not isinstance(label, str):
-            raise BadType("a label must be a string, or None for a unit axis", f"{name} has {label!r}")
-        if label is not None and not re.fullmatch(r"[A-Za-z_]\w*", label):
-            raise BadValue("a label must be a word", f"{name} has {label!r}")
-        found.append(label)
-    return tuple(found)
 
 
 def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> DimensionNumbers:
@@ -363,53 +278,6 @@ def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> Di
         if len(set(axes)) != len(axes):
             raise BadValue("an axis must have one role only", f"{list(axes)} of {name} repeats one")
     return (lc, rc), (lb, rb)
-
-
-def _tokens(term: str, words: bool) -> list[str]:
-    """Cuts one operand's term into labels, UNIT and "..."."""
-    tokens: list[str] = re.findall(r"\.\.\.|[A-Za-z_]\w*|1" if words else r"\.\.\.|[A-Za-z]|1", term)
-    if "".join(tokens) != re.sub(r"\s", "", term):
-        raise BadValue(
-            "labels must be letters, or words with spaces between",
-            f"{term.strip()!r}",
-            "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'",
-        )
-    if tokens.count("...") > 1:
-        raise BadValue("an operand must have one ellipsis at most", f"{term.strip()!r}")
-    return tokens
-
-
-def _spread(
-    text: str, lhs: list[str], rhs: list[str], out: list[str], lhs_shape: Shape | None, rhs_shape: Shape | None
-) -> tuple[list[str], list[str], list[str]]:
-    """Puts labels where an ellipsis stands, by the operands' shapes."""
-    if lhs_shape is None or rhs_shape is None:
-        raise BadValue(
-            "an ellipsis needs the operands' shapes", repr(text), "Hand them to parse, or the string to contract"
-        )
-    spans: list[Shape] = []
-    for name, tokens, shape in (("lhs", lhs, lhs_shape), ("rhs", rhs, rhs_shape)):
-        count = len(shape) - len(tokens) + 1 if "..." in tokens else 0
-        if count < 0:
-            raise BadValue(
-                "an operand must have an axis for each of its labels",
-                f"{name} has rank {len(shape)} for '{' '.join(tokens)}'",
-            )
-        start = tokens.index("...") if count else 0
-        spans.append(shape[start : start + count])
-    left, right, both = broadcast(*spans, pool="".join(letter for letter in _SPARE if letter not in (*lhs, *rhs)))
-    if both and "..." not in out:
-        raise BadValue(
-            "the axes of an ellipsis must be in the result",
-            f"{text!r} would sum {len(both)} unnamed axes",
-            "Write '...' after '->' too",
-        )
-    return _filled(lhs, left), _filled(rhs, right), _filled(out, both)
-
-
-def _filled(tokens: list[str], labels: Labels) -> list[str]:
-    spelt = [UNIT if label is None else label for label in labels]
-    return list(itertools.chain.from_iterable(spelt if token == "..." else [token] for token in tokens))
 
 
 def _positions(labels: tuple[str, ...], among: tuple[str, ...]) -> Axes:

@@ -9,11 +9,13 @@ import operator
 from typing import Any
 
 import jax
+import numpy as np
 
 from jbdot import keras_rules
-from jbdot.contraction import LHS_FREE, RHS_FREE, Contraction, names
+from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
+from jbdot.labels import LHS_FREE, RHS_FREE, names
 from jbdot.planned import Operand, Planned
 from jbdot.rules import Dtypes, TensorFlow, check_pair
 
@@ -182,7 +184,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
         pair = list(axes)
     except TypeError:
         raise BadType("axes must be None, an int or a pair of ints", f"a {type(axes).__name__}") from None
-    if any(isinstance(axis, (list, tuple)) for axis in pair):
+    if any(isinstance(axis, (list, tuple)) or np.size(axis) != 1 for axis in pair):
         raise BadValue(
             "one axis of each operand must be named", "axes hold a list", "tensordot contracts several at once"
         )

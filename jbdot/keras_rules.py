@@ -10,9 +10,10 @@ from typing import Any, Final
 import jax
 from jax import numpy as jnp
 
-from jbdot.contraction import Contraction, names
+from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.front_door import perform, public_name
+from jbdot.labels import names
 from jbdot.planned import Operand, Planned
 from jbdot.rules import Dtypes, TensorFlow, check_pair
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from jbdot import keras_rules
-from jbdot.contraction import BATCH, Contraction, Labels, Shape, broadcast, names
+from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadKey, BadType, BadValue
 from jbdot.front_door import perform, plans
+from jbdot.labels import BATCH, Labels, Shape, broadcast, names
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 from jbdot.rules import Dtypes, TensorFlow
 

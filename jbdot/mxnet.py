@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
-from jbdot.contraction import BATCH, LHS_FREE, RHS_FREE, Contraction, Shape, names
+from jbdot.contraction import Contraction
 from jbdot.errors import BadValue
 from jbdot.front_door import perform, plans
+from jbdot.labels import BATCH, LHS_FREE, RHS_FREE, Shape, names
 from jbdot.planned import Operand, Planned
 
 

@@ -1,6 +1,6 @@
 """What a front door decided, and the dumb path that carries it out.
 
-The only call of `lax.dot_general` (dense) and of `bcoo_dot_general` (sparse) is here: reading
+The only `lax.dot_general` (dense) and `bcoo_dot_general` (sparse) that run are here: reading
 `Planned.run` from top to bottom is following the data from operands to result.
 """
 
@@ -14,8 +14,9 @@ from jax import dtypes, lax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbdot.contraction import Axes, Contraction, Shape
+from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
+from jbdot.labels import Axes, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,4 +240,5 @@ def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, A
 
 
 def _scalar_dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """What JAX's rule for two dtypes is asked on; it never runs."""
     return lax.dot_general(lhs, rhs, (((), ()), ((), ())))

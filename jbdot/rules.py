@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from jbdot.contraction import BATCH, CONTRACTING, LHS_FREE, RHS_FREE, Axes, Contraction, names
+from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
+from jbdot.labels import BATCH, CONTRACTING, LHS_FREE, RHS_FREE, Axes, names
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from jax import numpy as jnp
 
 from jbdot import rules
-from jbdot.contraction import Axes, Contraction, broadcast
+from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
+from jbdot.labels import Axes, broadcast
 from jbdot.planned import AS_IS, Entry, Operand, Planned, canonical
 from jbdot.rules import Dtypes, TensorFlow, check_pair
 

@@ -11,9 +11,10 @@ import numpy as np
 from jax import numpy as jnp
 
 from jbdot import rules
-from jbdot.contraction import LHS_FREE, RHS_FREE, Axes, Contraction, broadcast, names
+from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
+from jbdot.labels import LHS_FREE, RHS_FREE, Axes, broadcast, names
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 import jbdot
 from jbdot import Contraction
-from jbdot.contraction import broadcast, names
+from jbdot.labels import broadcast, names
 
 C = Contraction.parse("b m k, b k n -> b m n")
 
