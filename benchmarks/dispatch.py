@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args()
     console = rich.console.Console()
+    console = rich.console.Console(width=max(console.width, 112))
     gc.disable()
     with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as bar:
         results = {

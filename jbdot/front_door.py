@@ -60,17 +60,17 @@ def perform(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`, for the result's own axes.
-        key: What to find the arguments again by, where 1, 1.0 and True mean the same in them.
+        key: What to find the arguments again by, where 1, 1.0 and True mean the same in them; by
+            default their bytes, which tell those apart and take lists.
     """
     try:
         if lhs.__class__ in _CONCRETE and rhs.__class__ in _CONCRETE:
             # All that stands between an eager call and its compiled dot: a microsecond or two. The operands'
             # shapes and dtypes are left to jit's own cache.
             try:
-                run = _RUNS.get(
-                    (function, _key(arguments) if key is None else key, precision, preferred_element_type, out_sharding)
-                )
-            except TypeError:  # an argument cannot be hashed
+                known = marshal.dumps(arguments, 2) if key is None else key
+                run = _RUNS.get((function, known, precision, preferred_element_type, out_sharding))
+            except (TypeError, ValueError):  # an argument that cannot be looked up
                 run = None
             if run is not None:
                 return run(lhs, rhs)
@@ -88,17 +88,17 @@ def _answer(
         settings = tuple(settings[0]), *settings[1:]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
         return plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings)
-    key = function, _key(arguments) if key is None else key, *settings
-    if not (_is_plain(arguments) and _is_hashable(key)):
+    found = _lookup(function, arguments, settings, key)
+    if found is None:
         return _compiled(plan(function, lhs, rhs, arguments), settings)(lhs, rhs)
-    if key not in _RUNS:
+    if found not in _RUNS:
         if len(_RUNS) >= _MOST_RUNS:
             _RUNS.clear()
-        _RUNS[key] = jax.jit(
+        _RUNS[found] = jax.jit(
             lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings), inline=_INLINE
         )
     _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
-    return _RUNS[key](lhs, rhs)
+    return _RUNS[found](lhs, rhs)
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
@@ -106,20 +106,14 @@ def _compiled(planned: Planned, settings: tuple[Any, ...]) -> Callable[..., jax.
     return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=_INLINE)
 
 
-def _key(arguments: tuple[Any, ...]) -> Any:
-    """Arguments as a key: bytes that tell 1, 1.0 and True apart and take lists, else the arguments' types and hash."""
+def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: tuple[Any, ...], key: Any) -> Any:
+    """What a call is found again by; None for arguments that cannot be."""
     try:
-        return marshal.dumps(arguments, 2)
-    except ValueError:
-        return arguments, *map(type, arguments)
-
-
-def _is_hashable(key: Any) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
+        found = function, marshal.dumps(arguments, 2) if key is None else key, *settings
+        hash(found)
+    except (TypeError, ValueError):
+        return None
+    return found if _is_plain(arguments) else None
 
 
 def _is_plain(value: Any) -> bool:

@@ -59,7 +59,7 @@ def dot(
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((7, 4, 5))).shape
         (2, 3, 7, 5)
     """
-    return perform(dot, x, y, (), precision, preferred_element_type, out_sharding)
+    return perform(dot, x, y, (), precision, preferred_element_type, out_sharding, key=())
 
 
 @plans(dot)

@@ -53,7 +53,8 @@ def dot(
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((4, 5, 6))).shape
         (2, 3, 5, 6)
     """
-    return perform(dot, lhs, rhs, (transpose_a, transpose_b), precision, preferred_element_type, out_sharding)
+    flags = (transpose_a, transpose_b)
+    return perform(dot, lhs, rhs, flags, precision, preferred_element_type, out_sharding, key=flags)
 
 
 @plans(dot)
@@ -121,7 +122,8 @@ def batch_dot(
         >>> batch_dot(jnp.ones((2, 4, 3)), jnp.ones((2, 5, 3)), transpose_b=True).shape
         (2, 4, 5)
     """
-    return perform(batch_dot, lhs, rhs, (transpose_a, transpose_b), precision, preferred_element_type, out_sharding)
+    flags = (transpose_a, transpose_b)
+    return perform(batch_dot, lhs, rhs, flags, precision, preferred_element_type, out_sharding, key=flags)
 
 
 @plans(batch_dot)

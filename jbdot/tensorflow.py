@@ -80,7 +80,7 @@ def matmul(
         (9, 8, 4, 5)
     """
     arguments = (transpose_a, transpose_b, adjoint_a, adjoint_b, a_is_sparse, b_is_sparse, output_type)
-    return perform(matmul, a, b, arguments, precision, preferred_element_type, out_sharding)
+    return perform(matmul, a, b, arguments, precision, preferred_element_type, out_sharding, key=arguments)
 
 
 @plans(matmul)
@@ -242,7 +242,7 @@ def einsum(
         >>> einsum("...ij,jk->...ik", jnp.ones((7, 2, 3)), jnp.ones((3, 4))).shape
         (7, 2, 4)
     """
-    return perform(einsum, x, y, (equation,), precision, preferred_element_type, out_sharding)
+    return perform(einsum, x, y, (equation,), precision, preferred_element_type, out_sharding, key=equation)
 
 
 @plans(einsum)

@@ -47,7 +47,7 @@ def dot(
         >>> dot(jnp.ones((2, 3)), jnp.ones(3)).shape
         (2,)
     """
-    return perform(dot, a, b, (), precision, preferred_element_type, out_sharding)
+    return perform(dot, a, b, (), precision, preferred_element_type, out_sharding, key=())
 
 
 @plans(dot)
@@ -145,7 +145,7 @@ def batched_dot(
         >>> batched_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 12, 8)
     """
-    return perform(batched_dot, a, b, (), precision, preferred_element_type, out_sharding)
+    return perform(batched_dot, a, b, (), precision, preferred_element_type, out_sharding, key=())
 
 
 @plans(batched_dot)

@@ -53,7 +53,7 @@ OPERANDS = {
 
 
 @pytest.mark.parametrize("kind", OPERANDS)
-@pytest.mark.parametrize("arguments", [([1, 0],), (np.array([1, 0]),)], ids=["list", "array"])
+@pytest.mark.parametrize("arguments", [([[1], [0]],), (np.array([[1], [0]]),)], ids=["list", "array"])
 def test_one_plan_for_one_kind_of_call(kind, arguments, monkeypatch):
     """Eager calls of one kind are planned, traced and compiled once, whatever the operands are held in."""
     runs = []
