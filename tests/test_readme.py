@@ -1,5 +1,6 @@
 """What the README claims in tables is what the library does. Its examples run as doctests."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from test_conformance import DEVIATIONS
 
 import jbdot
 
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -46,6 +48,24 @@ def test_deviations_are_the_tables():
         for pattern in re.findall(r"`([^`]+)`", row[1])
     }
     assert listed == set(DEVIATIONS)
+
+
+def test_costs_are_those_of_the_stored_results():
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("dispatch-jax-*.json"))]
+    span = lambda found: f"{min(found):.2f} to {max(found):.2f}"  # noqa: E731
+    columns = []
+    for result in results:
+        eager = {row["call"]: row["ratio"]["median"] for row in result["eager"]}
+        tracing = {row["calls"]: row["ratio"]["median"] for row in result["tracing"]}
+        columns.append(
+            (
+                span([ratio for call, ratio in eager.items() if "jnp." not in call]),
+                f"{eager['jnp.einsum(...)']:.0f}",
+                span([ratio for call, ratio in tracing.items() if "jnp." not in call and "lax." not in call]),
+                f"{result['import_s']['median']:.2f} s",
+            )
+        )
+    assert [tuple(row[2:]) for row in rows("What it costs")] == list(zip(*columns, strict=True))
 
 
 def test_changelog_names_the_version():
