@@ -6,6 +6,7 @@ joins the two. An eager call looks its plan up and runs it as one compiled funct
 JAX transformation the plan runs in the open, so that nothing but its steps is traced.
 """
 
+import copy
 import functools
 import inspect
 import marshal
@@ -94,9 +95,8 @@ def _answer(
     if found not in _RUNS:
         if len(_RUNS) >= _MOST_RUNS:
             _RUNS.clear()
-        _RUNS[found] = jax.jit(
-            lambda lhs, rhs: plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings), inline=_INLINE
-        )
+        kept = copy.deepcopy(arguments)  # a list may change in its owner's hands, and new shapes are planned later
+        _RUNS[found] = jax.jit(lambda lhs, rhs: plan(function, lhs, rhs, kept).run(lhs, rhs, *settings), inline=_INLINE)
     _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
     return _RUNS[found](lhs, rhs)
 

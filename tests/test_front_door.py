@@ -68,6 +68,13 @@ def test_one_plan_for_one_kind_of_call(kind, arguments, monkeypatch):
     assert len(runs) == 1
 
 
+def test_a_list_that_changes_later_changes_no_plan():
+    axes = [3, 2]
+    assert keras.batch_dot(jnp.ones((2, 3, 6, 4)), jnp.ones((2, 5, 4, 6)), axes).shape == (2, 3, 6, 5, 6)
+    axes[:] = [2, 3]
+    assert keras.batch_dot(jnp.ones((3, 3, 6, 4)), jnp.ones((3, 5, 4, 6)), [3, 2]).shape == (3, 3, 6, 5, 6)
+
+
 def test_numbers_that_compare_equal_are_told_apart():
     x = jnp.ones((3, 3))
     assert keras.batch_dot(x, x, 1).shape == (3, 1)
