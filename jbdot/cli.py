@@ -16,6 +16,7 @@ try:
     import rich.markup
     import rich.progress
     import rich.table
+    import rich.text
     import typer
 except ImportError as missing:  # the library works without its command
     raise SystemExit(f"jbdot: the command needs {missing.name}. pip install 'jbdot[cli]'.") from None
@@ -257,16 +258,11 @@ def show(explanation: Explanation) -> None:
     for label, *rest in explanation.rows():
         roles.add_row(f"[bold {COLOURS[explanation.colour(label)]}]{label}[/]", *rest)
     console.print(roles, "", highlight=False)
-    for pairs in (explanation.facts(), [("[bold]the same call elsewhere[/]", ""), *explanation.elsewhere]):
+    for pairs in (explanation.facts(), [("[bold]the same call elsewhere[/]", ""), *explanation.answers()]):
         table = rich.table.Table(box=None, show_header=False)
         for name, text in pairs:
-            found = str(text) if isinstance(text, tuple) else rich.markup.escape(text)
-            table.add_row(
-                name,
-                found
-                if pairs[0][0] == "labels" or isinstance(text, tuple) or not text
-                else f"[dim]refuses: {found}[/]",
-            )
+            style = "dim" if text.startswith("refuses: ") else ""
+            table.add_row(name, rich.text.Text(text, style=style))
         console.print(table, "", highlight=False)
 
 

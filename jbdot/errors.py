@@ -63,13 +63,13 @@ class BadKey(Refusal, KeyError):
 
 
 def array_text(name: str, shape: Iterable[Any], dtype: Any, sparse: bool = False) -> str:
-    """Writes an operand as `x float32[2,3]`.
+    """Writes an array as `x float32[2,3]`, or without a name.
 
     Example:
         >>> array_text("x", (2, 3), "float32")
         'x float32[2,3]'
     """
-    return f"{name} {dtype}[{','.join(map(str, shape))}]" + (" (sparse)" if sparse else "")
+    return f"{name} {dtype}[{','.join(map(str, shape))}]".lstrip() + (" (sparse)" if sparse else "")
 
 
 def _sentences(*parts: str) -> str:

@@ -145,7 +145,7 @@ class Explanation:
             ("dimension_numbers", str(self.dimension_numbers)),
             ("before the dot", "; ".join(steps)),
             ("runs as", "bcoo_dot_general" if self.planned.sparse else "lax.dot_general"),
-            ("result", array_text("", self.shape, self.dtype).strip()),
+            ("result", array_text("", self.shape, self.dtype)),
             ("FLOPs", f"{_number(self.flops)} ({each} multiply-add)"),
             ("bytes", f"{_number(self.bytes_read)} read, {_number(self.bytes_written)} written"),
             ("FLOPs per byte", _ratio(self.flops, self.bytes_read + self.bytes_written)),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot.errors import Refusal
+from jbdot.errors import Refusal, array_text
 from jbdot.front_door import bound, plan, refused
 from jbdot.planned import Planned
 
@@ -56,7 +56,7 @@ def multiply(
         save(out, lambda path: _write(path, planned, x, y, shape, dtype, track), overwrite)
     except Refusal as refusal:
         raise refused(refusal, function, x, y, arguments) from None
-    return f"{dtype.name}[{','.join(map(str, shape))}]"
+    return array_text("", shape, dtype.name)
 
 
 def load(path: Path) -> Any:

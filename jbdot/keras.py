@@ -17,16 +17,8 @@ from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.labels import LHS_FREE, RHS_FREE, names
 from jbdot.planned import Operand, Planned
-from jbdot.rules import Dtypes, TensorFlow, check_pair
+from jbdot.rules import TENSORFLOW_2, Dtypes, check_pair
 
-# What the CPU kernels of TensorFlow 2.21 take; it answers anything else with an error of its own.
-_NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
-_TENSORFLOW = TensorFlow(
-    matmul=Dtypes(_NUMBERS, BadValue),
-    sparse=Dtypes("bfloat16 float16 float32 float64 int32 complex64 complex128", BadValue),
-    sparse_operand=BadValue,
-)
-_BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 
 
@@ -64,7 +56,7 @@ def dot(
 
 @plans(dot)
 def _dot(x: Operand, y: Operand) -> Planned:
-    return keras_rules.dot(x, y, _TENSORFLOW)
+    return keras_rules.dot(x, y, TENSORFLOW_2)
 
 
 def batch_dot(
@@ -126,7 +118,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
         )
     x_axis, y_axis = _axes(x, y, axes)
     check_pair(x, y, x_axis, y_axis, _leading(x, y))
-    _BATCH_MATMUL.check(x, y)
+    TENSORFLOW_2.batch_matmul.check(x, y)
     if x_axis < 0 or y_axis < 0:
         return _wrapped(x, y, x_axis, y_axis)
     lhs, rhs = list(names(LHS_FREE, x.ndim - 2)), list(names(RHS_FREE, y.ndim - 2))

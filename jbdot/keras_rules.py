@@ -5,7 +5,7 @@ Nothing here is a front door; `keras_tf1` and `keras` hold only how they differ.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -13,12 +13,9 @@ from jax import numpy as jnp
 from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.front_door import perform, public_name
-from jbdot.labels import names
+from jbdot.labels import DOT_LHS, DOT_RHS, names
 from jbdot.planned import Operand, Planned
 from jbdot.rules import Dtypes, TensorFlow, check_pair
-
-DOT_LHS: Final = "abcdefgh"  # of the article's formula: c[a,b,c,i,j,k] = sum_r w[a,b,c,r] x[i,j,r,k]
-DOT_RHS: Final = "ijklmnop"
 
 
 def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:

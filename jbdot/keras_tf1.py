@@ -17,21 +17,20 @@ from jbdot.errors import BadIndex, BadKey, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.labels import BATCH, Labels, Shape, broadcast, names
 from jbdot.planned import AS_IS, Entry, Operand, Planned
-from jbdot.rules import Dtypes, TensorFlow
+from jbdot.rules import NUMBERS, Dtypes, TensorFlow
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.
-_NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
-_ALL_NUMBERS = f"{_NUMBERS} uint8 int8 uint16 int16"
+_ALL_NUMBERS = f"{NUMBERS} uint8 int8 uint16 int16"
 _TENSORFLOW = TensorFlow(
-    matmul=Dtypes(_NUMBERS),
+    matmul=Dtypes(NUMBERS),
+    batch_matmul=Dtypes(NUMBERS, no_kernel="bfloat16"),
     sparse=Dtypes(
         f"{_ALL_NUMBERS} uint32 uint64 bool",
         no_kernel="bfloat16 float16 int8 uint8 int16 uint16 uint32 int64 uint64 bool",
     ),
     sparse_operand=BadType,
 )
-_BATCH_MATMUL = Dtypes(_NUMBERS, no_kernel="bfloat16")
 _MULTIPLY = Dtypes(_ALL_NUMBERS)
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64", no_kernel="bfloat16")
 
@@ -238,13 +237,13 @@ def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -
     if rank < 2:
         _TENSORFLOW.enter_matmul(x, y)
         raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
-    _BATCH_MATMUL.check(x, y)
+    _TENSORFLOW.batch_matmul.check(x, y)
     adjoint_x, adjoint_y = bool(x_axis != rank - 1), bool(y_axis == rank - 1)
     batch = names(BATCH, rank - 2)
     lhs = (*batch, "k", "m") if adjoint_x else (*batch, "m", "k")
     rhs = (*batch, "n", "k") if adjoint_y else (*batch, "k", "n")
     Contraction(lhs, rhs, (*batch, "m", "n")).sizes(_padded(x, rank), _padded(y, rank), (x.name, y.name))
-    _BATCH_MATMUL.check_kernel(x)
+    _TENSORFLOW.batch_matmul.check_kernel(x)
     # An axis that Keras put in at an operand's end is not there: its partner, of size 1 too, is a unit axis
     # if it is contracted, and the result's own unit axis if it is not.
     lhs, rhs = lhs[: x.ndim], rhs[: y.ndim]

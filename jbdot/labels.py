@@ -18,6 +18,9 @@ BATCH: Final = "bcdefgh"
 CONTRACTING: Final = "krst"
 LHS_FREE: Final = "mijlopq"
 RHS_FREE: Final = "nuvwxyz"
+# Those of the article's formula for dot: c[a,b,c,i,j,k] = sum_r w[a,b,c,r] x[i,j,r,k].
+DOT_LHS: Final = "abcdefgh"
+DOT_RHS: Final = "ijklmnop"
 SPARE: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZaijlmnopquvwxyzbcdefghkrst"
 
 

@@ -5,7 +5,7 @@ The only `lax.dot_general` (dense) and `bcoo_dot_general` (sparse) that run are 
 """
 
 import dataclasses
-import functools
+import math
 from typing import Any
 
 import chex
@@ -62,7 +62,7 @@ class Entry:
         shape = self.stretch or shape
         if self.fold is None:
             return shape
-        return tuple(functools.reduce(lambda size, axis: size * shape[axis], group, 1) for group in self.fold)
+        return tuple(math.prod(shape[axis] for axis in group) for group in self.fold)
 
     def steps(self) -> list[str]:
         """Describes the steps, for `explain`."""
@@ -189,10 +189,12 @@ def _reduce(x: jax.Array, labels: tuple[str | None, ...], kept: tuple[str, ...])
     if units:
         x = lax.squeeze(x, units)
     left = [label for label in labels if label is not None]
-    for label in kept + tuple(label for label in dict.fromkeys(left) if label not in kept):
+    for label in dict.fromkeys(left):
         while left.count(label) > 1:
-            x = _diagonal(x, left.index(label), len(left) - 1 - left[::-1].index(label))
-            del left[len(left) - 1 - left[::-1].index(label)]
+            first = left.index(label)
+            again = left.index(label, first + 1)
+            x = _diagonal(x, first, again)
+            del left[again]
     summed = tuple(axis for axis, label in enumerate(left) if label not in kept)
     return lax.reduce_sum(x, summed) if summed else x
 

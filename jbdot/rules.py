@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+from typing import Final
 
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
-from jbdot.labels import BATCH, CONTRACTING, LHS_FREE, RHS_FREE, Axes, names
+from jbdot.labels import Axes
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 
@@ -57,6 +58,7 @@ class TensorFlow:
     """The dtypes of one TensorFlow's products on CPU."""
 
     matmul: Dtypes
+    batch_matmul: Dtypes
     sparse: Dtypes
     sparse_operand: type[Refusal]
 
@@ -67,6 +69,17 @@ class TensorFlow:
             return lhs, rhs
         self.matmul.check(x, y)
         return AS_IS, AS_IS
+
+
+# What every TensorFlow multiplies; and what the CPU kernels of TensorFlow 2.21 do, which answers
+# anything else with an error of its own.
+NUMBERS: Final = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
+TENSORFLOW_2: Final = TensorFlow(
+    matmul=Dtypes(NUMBERS, BadValue),
+    batch_matmul=Dtypes(f"{NUMBERS} int16", BadValue),
+    sparse=Dtypes("bfloat16 float16 float32 float64 int32 complex64 complex128", BadValue),
+    sparse_operand=BadValue,
+)
 
 
 def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "") -> None:
@@ -98,20 +111,15 @@ def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0
                 if m != n
             ),
         )
-    contracted = ("k",) if merged else names(CONTRACTING, len(a_axes))
-    shared = names(BATCH, batch)
+    leading = tuple(range(batch))
+    if not merged:
+        return Planned(Contraction.from_dimension_numbers(((a_axes, b_axes), (leading, leading)), a.ndim, b.ndim))
+    kept = tuple((axis,) for axis in leading)
     a_free, b_free = (
-        [axis for axis in range(batch, operand.ndim) if axis not in axes]
+        tuple((axis,) for axis in range(batch, operand.ndim) if axis not in axes)
         for operand, axes in ((a, a_axes), (b, b_axes))
     )
-    lhs_free, rhs_free = names(LHS_FREE, len(a_free)), names(RHS_FREE, len(b_free))
-    out = (*shared, *lhs_free, *rhs_free)
-    if merged:
-        leading = tuple((axis,) for axis in range(batch))
-        lhs = Entry(fold=(*leading, *((axis,) for axis in a_free), a_axes))
-        rhs = Entry(fold=(*leading, b_axes, *((axis,) for axis in b_free)))
-        return Planned(Contraction((*shared, *lhs_free, "k"), (*shared, "k", *rhs_free), out), lhs, rhs)
-    lhs_at = dict(zip((*range(batch), *a_free, *a_axes), (*shared, *lhs_free, *contracted), strict=True))
-    rhs_at = dict(zip((*range(batch), *b_free, *b_axes), (*shared, *rhs_free, *contracted), strict=True))
-    labels = tuple(lhs_at[axis] for axis in range(a.ndim)), tuple(rhs_at[axis] for axis in range(b.ndim))
-    return Planned(Contraction(*labels, out), AS_IS, AS_IS)
+    lhs, rhs = Entry(fold=(*kept, *a_free, a_axes)), Entry(fold=(*kept, b_axes, *b_free))
+    numbers = ((batch + len(a_free),), (batch,)), (leading, leading)
+    contraction = Contraction.from_dimension_numbers(numbers, batch + len(a_free) + 1, batch + len(b_free) + 1)
+    return Planned(contraction, lhs, rhs)

@@ -18,13 +18,9 @@ from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
 from jbdot.labels import Axes, broadcast
 from jbdot.planned import AS_IS, Entry, Operand, Planned, canonical
-from jbdot.rules import Dtypes, TensorFlow, check_pair
+from jbdot.rules import NUMBERS, TENSORFLOW_2, Dtypes, check_pair
 
-_NUMBERS = "bfloat16 float16 float32 float64 int32 int64 complex64 complex128"
-_BATCH_MATMUL = Dtypes(f"{_NUMBERS} int16", BadValue)
-_EINSUM = Dtypes(_NUMBERS, BadValue)
-_SPARSE = Dtypes("bfloat16 float16 float32 float64 int32 complex64 complex128", BadValue)
-_MATRICES = TensorFlow(matmul=Dtypes(_NUMBERS, BadValue), sparse=_SPARSE, sparse_operand=BadValue)
+_EINSUM = Dtypes(NUMBERS, BadValue)
 _BYTES = {"int8", "uint8"}
 
 
@@ -135,10 +131,10 @@ def _matmul_dtypes(
     most = 2 if hinted else None
     kinds = {a.dtype.name, b.dtype.name}
     if not batched and (kinds == {"bfloat16", "float32"} or (hinted and kinds <= {"bfloat16", "float32"})):
-        return _MATRICES.enter_matmul(a, b), None, most  # SparseMatMul, which looks at no output_type
+        return TENSORFLOW_2.enter_matmul(a, b), None, most  # SparseMatMul, which looks at no output_type
     wanted = None if output_type is None else canonical(output_type)
     if wanted is None or (wanted == a.dtype == b.dtype):
-        (_BATCH_MATMUL if batched else _MATRICES.matmul).check(a, b)
+        (TENSORFLOW_2.batch_matmul if batched else TENSORFLOW_2.matmul).check(a, b)
         return (AS_IS, AS_IS), None, most
     # BatchMatMulV3 from here on, which looks at no hint.
     if wanted == jnp.int32 and kinds <= _BYTES:
@@ -197,7 +193,7 @@ def tensordot(
 def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
     a_axes, b_axes = _tensordot_axes(a, b, axes)
     planned = rules.tensordot(a, b, a_axes, b_axes)
-    lhs, rhs = _MATRICES.enter_matmul(a, b)
+    lhs, rhs = TENSORFLOW_2.enter_matmul(a, b)
     return Planned(
         planned.contraction, Entry(lhs.dtype, fold=planned.lhs.fold), Entry(rhs.dtype, fold=planned.rhs.fold)
     )
@@ -300,7 +296,7 @@ def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: 
             wrong,
             "jax.experimental.sparse.BCOO.fromdense makes one; matmul takes dense arrays",
         )
-    _SPARSE.check(sp_a, b)
+    TENSORFLOW_2.sparse.check(sp_a, b)
     if (sp_a.ndim, b.ndim) != (2, 2):
         raise BadValue(
             "the operands of a sparse product must be matrices",

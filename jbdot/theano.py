@@ -14,7 +14,7 @@ from jbdot import rules
 from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue
 from jbdot.front_door import perform, plans
-from jbdot.labels import LHS_FREE, RHS_FREE, Axes, broadcast, names
+from jbdot.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
 from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 
@@ -53,10 +53,10 @@ def dot(
 @plans(dot)
 def _dot(a: Operand, b: Operand) -> Planned:
     if a.ndim == 0 or b.ndim == 0:
-        kept = names("abcdefgh" if b.ndim == 0 else "ijklmnop", max(a.ndim, b.ndim))
+        kept = names(DOT_LHS if b.ndim == 0 else DOT_RHS, max(a.ndim, b.ndim))
         return _promoted(a, b, Contraction(kept if a.ndim else (), kept if b.ndim else (), kept))
     rules.check_pair(a, b, a.ndim - 1, max(0, b.ndim - 2))
-    lhs, rhs = names("abcdefgh", a.ndim - 1), names("ijklmnop", b.ndim - 1)
+    lhs, rhs = names(DOT_LHS, a.ndim - 1), names(DOT_RHS, b.ndim - 1)
     return _promoted(
         a,
         b,
