@@ -18,6 +18,7 @@ def contract(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies two arrays as a contraction says.
 
@@ -31,6 +32,7 @@ def contract(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`, for the result's own axes.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`.
@@ -46,7 +48,9 @@ def contract(
         >>> contract("batch query d, batch key d -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
         (2, 3, 5)
     """
-    return perform(contract, lhs, rhs, (contraction,), precision, preferred_element_type, out_sharding, key=contraction)
+    return perform(
+        contract, lhs, rhs, (contraction,), (precision, preferred_element_type, out_sharding, plan), key=contraction
+    )
 
 
 @plans(contract)
@@ -66,6 +70,7 @@ def dot_general(
     preferred_element_type: Any = None,
     *,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies two arrays as dimension numbers say: `lax.dot_general`, through a `Contraction`.
 
@@ -80,6 +85,7 @@ def dot_general(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (batch..., lhs' other axes..., rhs' other axes...) of the dtype of `lax.dot_general`.
@@ -101,9 +107,7 @@ def dot_general(
         lhs,
         rhs,
         (dimension_numbers,),
-        precision,
-        preferred_element_type,
-        out_sharding,
+        (precision, preferred_element_type, out_sharding, plan),
         key=dimension_numbers,
     )
 

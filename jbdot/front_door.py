@@ -23,6 +23,7 @@ from jbdot.errors import BadIndex, BadType, BadValue, Refusal, array_text
 from jbdot.planned import Operand, Planned
 
 Planner = Callable[..., Planned]
+Settings = tuple[Any, Any, Any, str]  # precision, preferred_element_type, out_sharding, plan
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
@@ -46,9 +47,7 @@ def perform(
     lhs: Any,
     rhs: Any,
     arguments: tuple[Any, ...] = (),
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
+    settings: Settings = (None, None, None, "auto"),
     key: Any = None,
 ) -> jax.Array:
     """Answers a call of the front door `function`: plans it once for each kind of call, then runs the plan.
@@ -58,9 +57,8 @@ def perform(
         lhs: The first operand.
         rhs: The second operand.
         arguments: The other arguments, in the function's order.
-        precision: As in `lax.dot_general`.
-        preferred_element_type: As in `lax.dot_general`.
-        out_sharding: As in `lax.dot_general`, for the result's own axes.
+        settings: precision, preferred_element_type and out_sharding as in `lax.dot_general`, the last for the
+            result's own axes, and the plan: "auto", "direct" or the name of a lowering.
         key: What to find the arguments again by, where 1, 1.0 and True mean the same in them; by
             default their bytes, which tell those apart and take lists.
     """
@@ -70,23 +68,23 @@ def perform(
             # shapes and dtypes are left to jit's own cache.
             try:
                 known = marshal.dumps(arguments, 2) if key is None else key
-                run = _RUNS.get((function, known, precision, preferred_element_type, out_sharding))
+                run = _RUNS.get((function, known, *settings))
             except (TypeError, ValueError):  # an argument that cannot be looked up
                 run = None
             if run is not None:
                 return run(lhs, rhs)
-        return _answer(function, lhs, rhs, arguments, (precision, preferred_element_type, out_sharding), key)
+        return _answer(function, lhs, rhs, arguments, settings, key)
     except Refusal as refusal:
         raise refused(refusal, function, lhs, rhs, arguments) from None
 
 
 def _answer(
-    function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: tuple[Any, ...], key: Any
+    function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: Settings, key: Any
 ) -> jax.Array:
     """Answers a call of a new kind, and every call that is traced."""
     lhs, rhs = as_array(lhs), as_array(rhs)
     if isinstance(settings[0], list):
-        settings = tuple(settings[0]), *settings[1:]
+        settings = (tuple(settings[0]), *settings[1:])
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
         return plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings)
     found = _lookup(function, arguments, settings, key)
@@ -104,11 +102,11 @@ def _answer(
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
-def _compiled(planned: Planned, settings: tuple[Any, ...]) -> Callable[..., jax.Array]:
+def _compiled(planned: Planned, settings: Settings) -> Callable[..., jax.Array]:
     return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=_INLINE)
 
 
-def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: tuple[Any, ...], key: Any) -> Any:
+def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:
     """What a call is found again by; None for arguments that cannot be."""
     try:
         found = function, marshal.dumps(arguments, 2) if key is None else key, *settings

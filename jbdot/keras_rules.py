@@ -79,10 +79,13 @@ class DotLayer:
         precision: Any = None,
         preferred_element_type: Any = None,
         out_sharding: Any = None,
+        plan: str = "auto",
     ) -> jax.Array:
         """Answers for a list of two arrays."""
         x, y = self.operands(inputs)
-        return perform(type(self), x, y, (self.axes, self.normalize), precision, preferred_element_type, out_sharding)
+        return perform(
+            type(self), x, y, (self.axes, self.normalize), (precision, preferred_element_type, out_sharding, plan)
+        )
 
     def operands(self, inputs: Any) -> tuple[Any, Any]:
         """Takes the two operands out of the list that the layer is called with.

@@ -36,7 +36,13 @@ _NORMALIZE = Dtypes("bfloat16 float16 float32 float64", no_kernel="bfloat16")
 
 
 def dot(
-    x: Any, y: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    x: Any,
+    y: Any,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies along the last axis of x and the last but one of y.
 
@@ -48,6 +54,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (*x.shape[:-1], *y.shape[:-2], N) of the operands' dtype.
@@ -65,7 +72,7 @@ def dot(
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((7, 4, 5))).shape
         (2, 3, 7, 5)
     """
-    return perform(dot, x, y, (), precision, preferred_element_type, out_sharding, key=())
+    return perform(dot, x, y, (), (precision, preferred_element_type, out_sharding, plan), key=())
 
 
 @plans(dot)
@@ -88,6 +95,7 @@ def batch_dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands.
 
@@ -105,6 +113,7 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (batch..., M, N) of the operands' dtype; (batch, 1) where both have rank 2.
@@ -123,7 +132,7 @@ def batch_dot(
         >>> batch_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 8)
     """
-    return perform(batch_dot, x, y, (axes,), precision, preferred_element_type, out_sharding)
+    return perform(batch_dot, x, y, (axes,), (precision, preferred_element_type, out_sharding, plan))
 
 
 @plans(batch_dot)

@@ -24,6 +24,7 @@ def dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies along the last axis of lhs and the first of rhs.
 
@@ -37,6 +38,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (lhs' other axes, rhs' other axes) of the operands' dtype.
@@ -54,7 +56,7 @@ def dot(
         (2, 3, 5, 6)
     """
     flags = (transpose_a, transpose_b)
-    return perform(dot, lhs, rhs, flags, precision, preferred_element_type, out_sharding, key=flags)
+    return perform(dot, lhs, rhs, flags, (precision, preferred_element_type, out_sharding, plan), key=flags)
 
 
 @plans(dot)
@@ -93,6 +95,7 @@ def batch_dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, equal in both operands.
 
@@ -106,6 +109,7 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (batch..., M, N) of the operands' dtype.
@@ -123,7 +127,7 @@ def batch_dot(
         (2, 4, 5)
     """
     flags = (transpose_a, transpose_b)
-    return perform(batch_dot, lhs, rhs, flags, precision, preferred_element_type, out_sharding, key=flags)
+    return perform(batch_dot, lhs, rhs, flags, (precision, preferred_element_type, out_sharding, plan), key=flags)
 
 
 @plans(batch_dot)

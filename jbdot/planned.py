@@ -1,7 +1,7 @@
 """What a front door decided, and the dumb path that carries it out.
 
-The only `lax.dot_general` (dense) and `bcoo_dot_general` (sparse) that run are here: reading
-`Planned.run` from top to bottom is following the data from operands to result.
+Reading `Planned.run` from top to bottom is following the data from operands to result. The dot itself is
+`primitive.dot_general`, which chooses how it is said, or `bcoo_dot_general` for sparse operands.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
 from jbdot.labels import Axes, Shape
+from jbdot.primitive import dot_general
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +105,19 @@ class Planned:
         return jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
 
     def run(
-        self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+        self,
+        lhs: Any,
+        rhs: Any,
+        precision: Any = None,
+        preferred_element_type: Any = None,
+        out_sharding: Any = None,
+        plan: str = "auto",
     ) -> jax.Array:
         """Carries the plan out: entries, unit and summed axes, the dot, the result's order, unit axes.
 
         Raises:
-            TypeError, ValueError: `lax.dot_general` refuses the precision, element type or sharding.
+            TypeError, ValueError: `lax.dot_general` refuses the precision, element type or sharding, or the named
+                lowering does not fit.
         """
         c = self.contraction
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
@@ -119,12 +127,14 @@ class Planned:
         )
         lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
         if self.sparse:
-            out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding))
+            out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding, plan))
         else:
             lhs, rhs = _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
             sharding = _dot_sharding(out_sharding, c)
             try:
-                out = lax.dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=sharding)
+                out = dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, sharding, plan)
+            except Refusal:
+                raise
             except Exception as error:
                 refusal = _refusal(error, precision, preferred_element_type, out_sharding)
                 if refusal is None:
@@ -230,12 +240,12 @@ def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
     return NamedSharding(out_sharding.mesh, spec) if isinstance(out_sharding, NamedSharding) else spec
 
 
-def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, Any, Any]) -> jax.Array:
+def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, Any, Any, str]) -> jax.Array:
     from jax.experimental import sparse  # a quarter of a second: only who has a BCOO pays it
 
-    if settings != (None, None, None):
+    if settings[:3] != (None, None, None) or settings[3] not in ("auto", "direct"):
         raise BadValue(
-            "precision, preferred_element_type and out_sharding must be left out with a sparse operand",
+            "precision, preferred_element_type, out_sharding and plan must be left out with a sparse operand",
             "bcoo_dot_general takes none of them",
         )
     return jnp.asarray(sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers))

@@ -19,7 +19,13 @@ from jbdot.planned import AS_IS, Entry, Operand, Planned
 
 
 def dot(
-    a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    a: Any,
+    b: Any,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies along the last axis of a and the last but one of b, as `numpy.dot` does.
 
@@ -32,6 +38,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (*a.shape[:-1], *b.shape[:-2], b.shape[-1]) of the dtype that NumPy promotes to.
@@ -47,7 +54,7 @@ def dot(
         >>> dot(jnp.ones((2, 3)), jnp.ones(3)).shape
         (2,)
     """
-    return perform(dot, a, b, (), precision, preferred_element_type, out_sharding, key=())
+    return perform(dot, a, b, (), (precision, preferred_element_type, out_sharding, plan), key=())
 
 
 @plans(dot)
@@ -73,6 +80,7 @@ def tensordot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Multiplies along several axes of each operand.
 
@@ -87,6 +95,7 @@ def tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (a's other axes, b's other axes) of the dtype that NumPy promotes to.
@@ -105,7 +114,7 @@ def tensordot(
         >>> tensordot(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 5)), [[1, 2], [1, 0]]).shape
         (2, 5)
     """
-    return perform(tensordot, a, b, (axes,), precision, preferred_element_type, out_sharding)
+    return perform(tensordot, a, b, (axes,), (precision, preferred_element_type, out_sharding, plan))
 
 
 @plans(tensordot)
@@ -116,7 +125,13 @@ def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
 
 
 def batched_dot(
-    a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any = None, out_sharding: Any = None
+    a: Any,
+    b: Any,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Takes `dot` of each sample: axis 0 is the batch of both.
 
@@ -129,6 +144,7 @@ def batched_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (batch, a's other axes, b's other axes) of the dtype that NumPy promotes to.
@@ -145,7 +161,7 @@ def batched_dot(
         >>> batched_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 12, 8)
     """
-    return perform(batched_dot, a, b, (), precision, preferred_element_type, out_sharding, key=())
+    return perform(batched_dot, a, b, (), (precision, preferred_element_type, out_sharding, plan), key=())
 
 
 @plans(batched_dot)
@@ -173,6 +189,7 @@ def batched_tensordot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
+    plan: str = "auto",
 ) -> jax.Array:
     """Takes `tensordot` of each sample: axis 0 is the batch of both.
 
@@ -186,6 +203,7 @@ def batched_tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
+        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
 
     Returns:
         Array (batch, x's other axes, y's other axes) of the dtype that NumPy promotes to.
@@ -203,7 +221,7 @@ def batched_tensordot(
         >>> batched_tensordot(jnp.ones((2, 4, 3)), jnp.ones((2, 5, 3)), [2, 2]).shape
         (2, 4, 5)
     """
-    return perform(batched_tensordot, x, y, (axes,), precision, preferred_element_type, out_sharding)
+    return perform(batched_tensordot, x, y, (axes,), (precision, preferred_element_type, out_sharding, plan))
 
 
 @plans(batched_tensordot)

@@ -1,0 +1,6 @@
+UNROLLED = 64
+RULES = {}
+
+
+def measured(rule):
+    return None, ""

@@ -1,0 +1,122 @@
+"""Which lowering a dot gets on which backend, and why.
+
+`chosen` is the one place of decision. It looks at the plan that the user names ("direct", or a lowering), then at
+what `jbdot.tune` measured on this machine, then at the rules of the backend: the first that fits. Where none fits,
+the dot runs as it stands. The rules are in `backends.py`, each beside the case that it was measured on.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+from jbdot import backends, tuned
+from jbdot.errors import BadType, BadValue
+from jbdot.lowerings import LOWERINGS, Lowering
+from jbdot.request import Request
+
+PLANS: Final = ("auto", *LOWERINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A lowering, and why it was chosen.
+
+    Attributes:
+        lowering: Its name.
+        why: The reason, as a clause.
+        gain: How many times faster than one `lax.dot_general` the case of the rule, or this very case when tuned,
+            was measured or estimated; None where nothing was gained or measured.
+        source: What the gain comes from, such as "measured, jax 0.12.0.1".
+    """
+
+    lowering: str
+    why: str
+    gain: float | None = None
+    source: str = ""
+
+    @property
+    def function(self) -> Lowering:
+        """What runs."""
+        return LOWERINGS[self.lowering]
+
+    def __str__(self) -> str:
+        gain = f": {self.gain:.2g} times faster ({self.source})" if self.gain else ""
+        return f"{self.lowering}, {self.why}{gain}"
+
+
+def chosen(request: Request, platform: str, plan: str = "auto", exported: bool = False) -> Choice:
+    """Chooses the lowering of a dot on a platform: "cpu", "cuda", "rocm" or "tpu".
+
+    Args:
+        request: The dot.
+        platform: Where it will run.
+        plan: "auto", or the name of a lowering.
+        exported: Whether the program is exported: `jax.export` refuses pinned layouts.
+    """
+    if plan != "auto":
+        return forced(request, plan, exported)
+    if not _can_choose(request):
+        return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
+    found = tuned.choice(request, platform)
+    if found is not None and not (exported and found[0] == "pinned"):
+        lowering, gain, source = found
+        return Choice(lowering, "as jbdot.tune found", gain if lowering != "direct" else None, source)
+    for rule in backends.RULES.get(platform, ()):
+        if rule.fits(request) and not (exported and rule.lowering == "pinned"):
+            gain, source = backends.measured(rule)
+            return Choice(rule.lowering, rule.why, gain, source)
+    return Choice("direct", "as it stands: no other way is known to be faster")
+
+
+def forced(request: Request, plan: str, exported: bool = False) -> Choice:
+    """The lowering that the user names, or as it stands where a transformation has left nothing to lower so."""
+    if exported and plan == "pinned":
+        return Choice("direct", "as jax.export refuses pinned layouts")
+    broken = misfit(request, plan)
+    return Choice("direct", f"as plan={plan!r} {broken}") if broken else Choice(plan, "as asked")
+
+
+def check(request: Request, plan: Any) -> None:
+    """Checks a plan that a user names.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: There is no such plan, or the lowering does not fit the dot.
+    """
+    if not isinstance(plan, str):
+        raise BadType("plan must be the name of a plan", f"got {plan!r}", f"One of {', '.join(PLANS)}")
+    if plan not in PLANS:
+        raise BadValue("plan must be the name of a plan", f"there is no {plan!r}", f"One of {', '.join(PLANS)}")
+    broken = "" if plan == "auto" else misfit(request, plan)
+    if broken:
+        raise BadValue(f"plan={plan!r} must fit the contraction", f"it {broken}", 'plan="auto" chooses one that does')
+
+
+def candidates(request: Request) -> list[str]:
+    """The lowerings that can carry a dot out, "direct" first."""
+    return [name for name in LOWERINGS if not misfit(request, name)]
+
+
+def misfit(request: Request, lowering: str) -> str:
+    """Says why a lowering cannot carry a dot out; nothing where it can."""
+    if lowering == "direct":
+        return ""
+    if not _can_choose(request):
+        return "needs known sizes that are not 0, operands of one dtype, and no named algorithm"
+    needs = {
+        "padded": (request.m == 1 or request.n == 1, "needs a vector: an operand without free axes of size over 1"),
+        "looped": (request.batch > 1, "needs a batch of over 1"),
+        "unrolled": (request.k <= backends.UNROLLED, f"needs a contracted size of at most {backends.UNROLLED}"),
+        "split": (request.k % 2 == 0, "needs a contracted size that is a multiple of 2"),
+    }
+    fits, need = needs.get(lowering, (True, ""))
+    return "" if fits else need
+
+
+def _can_choose(request: Request) -> bool:
+    return (
+        request.is_static
+        and request.is_plain
+        and request.lhs_dtype == request.rhs_dtype
+        and request.lhs_dtype not in ("bool", "int4", "uint4", "int2", "uint2")
+        and 0 not in (*request.lhs, *request.rhs)
+    )

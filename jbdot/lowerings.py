@@ -1,0 +1,158 @@
+"""The ways to say one dot: each a short function from a request and its operands to the same result.
+
+A lowering changes how the arithmetic is laid out and the order in which it is summed, never the number of bits
+it is summed in. Every `lax.dot_general` that a plan runs is in this file.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Final
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from jbdot.request import Request
+
+Labels = tuple[str, ...]
+Lowering = Callable[[Request, jax.Array, jax.Array], jax.Array]
+
+ROWS: Final = 4  # a vector and its zeros: what kernels for matrices take at full speed
+BLOCK_BYTES: Final = 4 << 20  # of operands widened to 32 bits: what stays in cache
+STEPS: Final = 16  # of a loop at least, so that blocks are small where everything fits in cache
+PIECES: Final = 16  # of a long contraction
+
+# Where the contracted axis stands once axes are merged into three.
+_K_FIRST: Final = 1  # (batch, k, free)
+_K_LAST: Final = 2  # (batch, free, k)
+
+
+def direct(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """One `lax.dot_general`, as it was asked for."""
+    return lax.dot_general(lhs, rhs, request.dimension_numbers, request.precision, request.dtype)
+
+
+def pinned(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """One dot of operands that lie as (batch, m, k) and as (batch, k, n) or (batch, n, k).
+
+    An operand that has to move is copied into a pinned layout. A transpose alone would not do: the compiler
+    folds it back into the dot.
+    """
+    lhs, _ = _merged(request, lhs, "lhs", (_K_LAST,), pin=True)
+    rhs, order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST), pin=True)
+    return _dot(request, lhs, rhs, order).reshape(request.out)
+
+
+def padded(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """A vector and a matrix in each batch: the vector becomes the first row of a matrix, the others are zero."""
+    if request.m == 1:
+        vector, matrix, side = lhs, rhs, ("lhs", "rhs")
+    else:
+        vector, matrix, side = rhs, lhs, ("rhs", "lhs")
+    row, _ = _merged(request, vector, side[0], (_K_LAST,))
+    rows = lax.pad(row, jnp.zeros((), row.dtype), ((0, 0, 0), (0, ROWS - 1, 0), (0, 0, 0)))
+    matrix, order = _merged(request, matrix, side[1], (_K_LAST, _K_FIRST))
+    return lax.slice_in_dim(_dot(request, rows, matrix, order), 0, 1, axis=1).reshape(request.out)
+
+
+def looped(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """A loop over blocks of the batch, so that what the backend widens to 32 bits stays in cache."""
+    lhs, lhs_order = _merged(request, lhs, "lhs", (_K_LAST, _K_FIRST))
+    rhs, rhs_order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST))
+    numbers = ((lhs_order - 1,), (rhs_order - 1,)), ((), ())
+    each = 4 * request.k * (request.m + request.n)
+    block = max(1, min(BLOCK_BYTES // max(each, 1), request.batch // STEPS))
+
+    def one(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return lax.dot_general(*operands, numbers, request.precision, request.dtype)
+
+    return lax.map(one, (lhs, rhs), batch_size=block if block > 1 else None).reshape(request.out)
+
+
+def reduced(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Products summed as they are made, without a dot: the larger operand is read once, in its own order."""
+    c = request.contraction
+    larger, smaller = (c.lhs, c.rhs) if lhs.size > rhs.size else (c.rhs, c.lhs)
+    order = (*larger, *(label for label in smaller if label not in larger))
+    product = _aligned(request, lhs, c.lhs, order) * _aligned(request, rhs, c.rhs, order)
+    total = lax.reduce_sum(product, tuple(axis for axis, label in enumerate(order) if label in c.contracting))
+    left = [label for label in order if label not in c.contracting]
+    return lax.transpose(total.astype(request.dtype), [left.index(label) for label in c.dot_out])
+
+
+def unrolled(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """A sum, written out, with one elementwise product for each contracted index."""
+    c = request.contraction
+    total = jnp.zeros((), request.sum_dtype)
+    for step, index in enumerate(itertools.product(*(range(request.sizes[label]) for label in c.contracting))):
+        at = dict(zip(c.contracting, index, strict=True))
+        product = _aligned(request, *_picked(lhs, c.lhs, at), c.dot_out) * _aligned(
+            request, *_picked(rhs, c.rhs, at), c.dot_out
+        )
+        total = total + product if step else product
+    return jnp.broadcast_to(total, request.out).astype(request.dtype)
+
+
+def split(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """A long contraction in pieces side by side, whose sums are added: a small result keeps every core busy."""
+    pieces = math.gcd(request.k, PIECES)
+    lhs, lhs_order = _merged(request, lhs, "lhs", (_K_LAST, _K_FIRST))
+    rhs, rhs_order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST))
+    numbers = ((lhs_order + 1,), (rhs_order + 1,)), ((0, lhs_order), (0, rhs_order))
+    parts = lax.dot_general(
+        _cut(lhs, lhs_order, pieces), _cut(rhs, rhs_order, pieces), numbers, request.precision, request.sum_dtype
+    )
+    return lax.reduce_sum(parts, (1,)).astype(request.dtype).reshape(request.out)
+
+
+LOWERINGS: Final[dict[str, Lowering]] = {
+    lowering.__name__: lowering for lowering in (direct, pinned, padded, looped, reduced, unrolled, split)
+}
+
+
+def _merged(
+    request: Request, x: jax.Array, side: str, allowed: tuple[int, ...], pin: bool = False
+) -> tuple[jax.Array, int]:
+    """Merges axes into (batch, free, k) or (batch, k, free), where allowed as they stand; says which."""
+    c = request.contraction
+    labels, free = (c.lhs, c.lhs_free) if side == "lhs" else (c.rhs, c.rhs_free)
+    groups = {_K_LAST: (c.batch, free, c.contracting), _K_FIRST: (c.batch, c.contracting, free)}
+    orders = {order: sum(group, ()) for order, group in groups.items()}
+    stands = [order for order in allowed if orders[order] == labels]
+    nearest = _K_LAST if labels and labels[-1] in c.contracting else _K_FIRST
+    order = stands[0] if stands else nearest if nearest in allowed else allowed[0]
+    if not stands:
+        x = lax.transpose(x, [labels.index(label) for label in orders[order]])
+        if pin:
+            x = with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    return x.reshape([request.size(group) for group in groups[order]]), order
+
+
+def _dot(request: Request, lhs: jax.Array, rhs: jax.Array, order: int) -> jax.Array:
+    """The dot of (batch, m, k) and (batch, n, k) or (batch, k, n); without a batch axis where it has one element."""
+    if request.batch == 1:
+        numbers = ((1,), (order - 1,)), ((), ())
+        return lax.dot_general(lhs[0], rhs[0], numbers, request.precision, request.dtype)[None]
+    numbers = ((2,), (order,)), ((0,), (0,))
+    return lax.dot_general(lhs, rhs, numbers, request.precision, request.dtype)
+
+
+def _aligned(request: Request, x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
+    """Puts x's axes into this order, widened to the sum's dtype, with unit axes for labels that it has not."""
+    x = lax.transpose(x, [labels.index(label) for label in order if label in labels])
+    x = lax.convert_element_type(x, request.sum_dtype)
+    return lax.expand_dims(x, [axis for axis, label in enumerate(order) if label not in labels])
+
+
+def _picked(x: jax.Array, labels: Labels, at: dict[str, int]) -> tuple[jax.Array, Labels]:
+    """Takes one index of each label in `at`."""
+    start = [at.get(label, 0) for label in labels]
+    stop = [at[label] + 1 if label in at else size for label, size in zip(labels, x.shape, strict=True)]
+    dropped = tuple(axis for axis, label in enumerate(labels) if label in at)
+    return lax.squeeze(lax.slice(x, start, stop), dropped), tuple(label for label in labels if label not in at)
+
+
+def _cut(x: jax.Array, axis: int, pieces: int) -> jax.Array:
+    return x.reshape((*x.shape[:axis], pieces, x.shape[axis] // pieces, *x.shape[axis + 1 :]))

@@ -1,0 +1,173 @@
+"""The dot that is planned where it is lowered: a JAX primitive with `lax.dot_general`'s parameters and a plan.
+
+What a backend runs is decided when the program is lowered for it, from the sizes that stand there then: after
+vmap has added its axes, after shard_map has cut the operands, for each platform of an export. So one traced
+function is right on CPU, GPU and TPU, and the contractions of a gradient are planned as any other. All else that
+JAX asks of a primitive is answered by `lax.dot_general`'s own rules, whose dots are then planned in their turn.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import jax
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir, partial_eval
+
+from jbdot.choice import check, chosen
+from jbdot.lowerings import direct
+from jbdot.request import Request
+
+# Named as lax's, for whoever reads a jaxpr: it has the same parameters, and `plan`.
+dot_general_p: Final = core.Primitive("dot_general")
+_PARAMS: Final = ("dimension_numbers", "precision", "preferred_element_type", "out_sharding")
+_lax: Final[Any] = jax.jit(lax.dot_general, static_argnames=_PARAMS)
+
+
+def dot_general(
+    lhs: Any,
+    rhs: Any,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    plan: str = "auto",
+) -> jax.Array:
+    """Multiplies as `lax.dot_general` does, by a lowering that is chosen for each backend.
+
+    `lax.dot_general` itself is traced for the call, so that its checks, its errors and its defaults are these;
+    JAX keeps the trace, and a second call of the same kind costs a lookup.
+    """
+    if plan == "direct":
+        return lax.dot_general(
+            lhs, rhs, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
+        )
+    traced = _lax.trace(
+        lhs,
+        rhs,
+        dimension_numbers=dimension_numbers,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    if plan != "auto":
+        (out,) = traced.jaxpr.out_avals
+        check(Request.of(lhs, rhs, out, dimension_numbers, precision), plan)
+    return _evaluate(_planned(traced.jaxpr, plan), lhs, rhs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned(jaxpr: Any, plan: str) -> Any:
+    return with_equations(jaxpr, [planned_equation(equation, plan) for equation in equations(jaxpr)])
+
+
+def planned_equation(equation: Any, plan: str) -> Any:
+    """Puts the planned dot where lax's stands."""
+    if equation.primitive is not lax.dot_general_p:
+        return equation
+    return equation.replace(primitive=dot_general_p, params={**equation.params, "plan": plan})
+
+
+def equations(jaxpr: Any) -> list[Any]:
+    """The equations of a jaxpr, open or closed."""
+    return list(getattr(jaxpr, "jaxpr", jaxpr).eqns)
+
+
+def with_equations(jaxpr: Any, changed: list[Any]) -> Any:
+    """The same jaxpr, open or closed, with other equations."""
+    if getattr(jaxpr, "jaxpr", jaxpr) is jaxpr:
+        return jaxpr.replace(eqns=changed)
+    return jaxpr.replace(jaxpr=jaxpr.jaxpr.replace(eqns=changed))
+
+
+def _evaluate(jaxpr: Any, *args: Any) -> Any:
+    (out,) = core.jaxpr_as_fun(jaxpr)(*args)
+    return out
+
+
+def _replanned(rule: Callable[..., Any], plan: str, *args: Any) -> Any:
+    """Runs one of lax's rules with each dot in it planned."""
+    jaxpr = jax.make_jaxpr(rule)(*args)
+    return _evaluate(with_equations(jaxpr, [planned_equation(equation, plan) for equation in equations(jaxpr)]), *args)
+
+
+@dot_general_p.def_effectful_abstract_eval
+def _abstract(lhs: Any, rhs: Any, *, plan: str, **params: Any) -> Any:
+    del plan
+    return lax.dot_general_p.abstract_eval(lhs, rhs, **params)
+
+
+_run: Final[Any] = jax.jit(dot_general_p.bind, static_argnames=(*_PARAMS, "plan"))
+
+
+@dot_general_p.def_impl
+def _impl(lhs: Any, rhs: Any, *, plan: str, **params: Any) -> Any:
+    if jax.config.jax_disable_jit:  # then nothing is lowered, and there is nothing to plan
+        return lax.dot_general_p.bind(lhs, rhs, **params)
+    return _run(lhs, rhs, plan=plan, **params)
+
+
+def _batch(axis: Any, args: Any, dims: Any, *, plan: str, **params: Any) -> Any:
+    found: list[Any] = []
+
+    def rule(*args: Any) -> Any:
+        out, dim = batching.fancy_primitive_batchers[lax.dot_general_p](axis, args, dims, **params)
+        found.append(dim)
+        return out
+
+    out = _replanned(rule, plan, *args)
+    return out, found[0]
+
+
+def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, plan: str, **params: Any) -> Any:
+    """The gradient of one operand is a dot of the cotangent and the other, of other axes: planned anew."""
+    unknown = ad.UndefinedPrimal((lhs, rhs)[side].aval)
+
+    def rule(cotangent: Any, known: Any) -> Any:
+        operands = (known, unknown) if side else (unknown, known)
+        return ad.primitive_transposes[lax.dot_general_p](cotangent, *operands, **params)[side]
+
+    return _replanned(rule, "auto", cotangent, lhs if side else rhs)
+
+
+def _remat(saveable: Any, unknown: Any, instantiated: Any, equation: Any) -> Any:
+    """What `jax.checkpoint` keeps: its policy is asked as of lax's dot, so that `dots_saveable` saves this one."""
+    left = [x for x, known in zip(equation.invars, instantiated, strict=True) if not known and hasattr(x, "count")]
+    if any(unknown):
+        return None, equation, [True], [True], left
+    params = {name: value for name, value in equation.params.items() if name != "plan"}
+    kept = saveable(lax.dot_general_p, *(x.aval for x in equation.invars), **params)
+    if kept is True or type(kept).__name__ == "SaveableType":
+        return equation, None, [False], [False], []
+    return equation, equation, [False], [True], left
+
+
+def _lower(context: Any, lhs: Any, rhs: Any, *, platform: str, plan: str, **params: Any) -> Any:
+    request = Request.of(*context.avals_in, *context.avals_out, params["dimension_numbers"], params["precision"])
+    if _is_local(context):
+        exported = context.module_context.lowering_parameters.for_export
+        lowering = chosen(request, platform, plan, exported).function
+    else:
+        lowering = direct
+    if lowering is direct:
+        run: Callable[..., Any] = functools.partial(lax.dot_general_p.bind, **params)
+    else:
+        run = functools.partial(lowering, request)
+    return mlir.lower_fun(run, multiple_results=False)(context, lhs, rhs)
+
+
+def _is_local(context: Any) -> bool:
+    """Whether the sizes are what one device has: one device in all, or a shard_map over all of the mesh."""
+    axes = context.module_context.axis_context
+    if hasattr(axes, "mesh"):
+        return axes.mesh.size == 1 or set(axes.manual_axes) == set(axes.mesh.axis_names)
+    return getattr(axes, "num_devices", 1) == 1
+
+
+ad.defbilinear(dot_general_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+batching.fancy_primitive_batchers[dot_general_p] = _batch
+partial_eval.partial_eval_jaxpr_custom_rules[dot_general_p] = _remat
+mlir.register_lowering(dot_general_p, functools.partial(_lower, platform="other"))
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
+    mlir.register_lowering(dot_general_p, functools.partial(_lower, platform=_platform), platform=_platform)

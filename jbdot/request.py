@@ -1,0 +1,116 @@
+"""What is asked of a backend: one `lax.dot_general`, its sizes, dtypes and precision."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Final
+
+from jax import lax
+from jax import numpy as jnp
+
+from jbdot.contraction import Contraction, DimensionNumbers
+from jbdot.labels import Shape
+
+# Where a sum of products is held while it grows, for operands and results of this dtype. Integers wrap, so that
+# wider sums end in the same bits; 16 and 8-bit floats are summed in 32 bits, as every XLA backend sums them.
+_SUMS: Final = {"bfloat16": "float32", "float16": "float32", "int8": "int32", "int16": "int32", "int4": "int32"}
+_SUMS_UNSIGNED: Final = {"uint8": "uint32", "uint16": "uint32", "uint4": "uint32"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One dot as it reaches a backend: static facts only, and what follows from them.
+
+    Attributes:
+        lhs: The left operand's shape.
+        rhs: The right operand's shape.
+        lhs_dtype: The name of its dtype.
+        rhs_dtype: The name of its dtype.
+        dimension_numbers: As in `lax.dot_general`.
+        dtype: The name of the result's dtype.
+        precision: As in `lax.dot_general`.
+
+    Example:
+        >>> r = Request((8, 4, 5), (8, 5, 6), "float32", "float32", (((2,), (1,)), ((0,), (0,))), "float32")
+        >>> r.batch, r.m, r.k, r.n, r.out
+        (8, 4, 5, 6, (8, 4, 6))
+    """
+
+    lhs: Shape
+    rhs: Shape
+    lhs_dtype: str
+    rhs_dtype: str
+    dimension_numbers: DimensionNumbers
+    dtype: str
+    precision: Any = None
+
+    @classmethod
+    def of(cls, lhs: Any, rhs: Any, out: Any, dimension_numbers: DimensionNumbers, precision: Any) -> "Request":
+        """Reads a request off the operands and the result, or what stands for them."""
+        (lc, rc), (lb, rb) = dimension_numbers
+        numbers = (tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))
+        names = (jnp.dtype(x.dtype).name for x in (lhs, rhs, out))
+        left, right, result = names
+        return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, precision)
+
+    @functools.cached_property
+    def contraction(self) -> Contraction:
+        """Labels for the axes."""
+        return Contraction.from_dimension_numbers(self.dimension_numbers, len(self.lhs), len(self.rhs))
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """The length of each label."""
+        return self.contraction.sizes(self.lhs, self.rhs)
+
+    def size(self, labels: tuple[str, ...]) -> int:
+        """The product of the labels' lengths."""
+        return math.prod(self.sizes[label] for label in labels)
+
+    @functools.cached_property
+    def batch(self) -> int:
+        """Elements of all batch axes."""
+        return self.size(self.contraction.batch)
+
+    @functools.cached_property
+    def m(self) -> int:
+        """Elements of all free axes of lhs."""
+        return self.size(self.contraction.lhs_free)
+
+    @functools.cached_property
+    def n(self) -> int:
+        """Elements of all free axes of rhs."""
+        return self.size(self.contraction.rhs_free)
+
+    @functools.cached_property
+    def k(self) -> int:
+        """Elements of all contracting axes."""
+        return self.size(self.contraction.contracting)
+
+    @functools.cached_property
+    def out(self) -> Shape:
+        """The result's shape."""
+        return self.contraction.out_shape(self.lhs, self.rhs)
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """2 for each multiply-add of real numbers, 8 of complex ones."""
+        return self.contraction.flops(self.lhs, self.rhs) * (4 if self.dtype.startswith("complex") else 1)
+
+    @functools.cached_property
+    def sum_dtype(self) -> str:
+        """The dtype in which a sum of products may grow without losing to `lax.dot_general`."""
+        if self.dtype.startswith("float8"):
+            return "float32"
+        return _SUMS.get(self.dtype) or _SUMS_UNSIGNED.get(self.dtype) or self.dtype
+
+    @functools.cached_property
+    def is_static(self) -> bool:
+        """Whether every size is a number, as it is not in an export for any batch size."""
+        return all(isinstance(size, int) for size in (*self.lhs, *self.rhs))
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether the arithmetic is the dtypes' own: no named algorithm, which only a dot can carry out."""
+        precisions = self.precision if isinstance(self.precision, tuple) else (self.precision,)
+        return all(precision is None or isinstance(precision, lax.Precision) for precision in precisions)

@@ -1,0 +1,2 @@
+def choice(request, platform):
+    return None
