@@ -5,7 +5,9 @@ from jbdot.contract import contract, dot_general
 from jbdot.contraction import Contraction
 from jbdot.explain import Explanation, explain
 from jbdot.keras_tf1 import batch_dot, dot
+from jbdot.optimize import optimize
 from jbdot.tensorflow import matmul
+from jbdot.tune import tune
 
 __all__ = [
     "Contraction",
@@ -19,6 +21,8 @@ __all__ = [
     "keras_tf1",
     "matmul",
     "mxnet",
+    "optimize",
     "tensorflow",
     "theano",
+    "tune",
 ]

@@ -8,11 +8,14 @@ the dot runs as it stands. The rules are in `backends.py`, each beside the case 
 import dataclasses
 from typing import Any, Final
 
+from jax import numpy as jnp
+
 from jbdot import backends, tuned
 from jbdot.errors import BadType, BadValue
 from jbdot.lowerings import LOWERINGS, Lowering
 from jbdot.request import Request
 
+PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backends, and what lowering calls them
 PLANS: Final = ("auto", *LOWERINGS)
 
 
@@ -82,13 +85,24 @@ def check(request: Request, plan: Any) -> None:
         TypeError: It is no string.
         ValueError: There is no such plan, or the lowering does not fit the dot.
     """
+    known(plan)
+    broken = "" if plan == "auto" else misfit(request, plan)
+    if broken:
+        raise BadValue(f"plan={plan!r} must fit the contraction", f"it {broken}", 'plan="auto" chooses one that does')
+
+
+def known(plan: Any) -> str:
+    """Checks that there is such a plan.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: There is none.
+    """
     if not isinstance(plan, str):
         raise BadType("plan must be the name of a plan", f"got {plan!r}", f"One of {', '.join(PLANS)}")
     if plan not in PLANS:
         raise BadValue("plan must be the name of a plan", f"there is no {plan!r}", f"One of {', '.join(PLANS)}")
-    broken = "" if plan == "auto" else misfit(request, plan)
-    if broken:
-        raise BadValue(f"plan={plan!r} must fit the contraction", f"it {broken}", 'plan="auto" chooses one that does')
+    return plan
 
 
 def candidates(request: Request) -> list[str]:
@@ -103,7 +117,11 @@ def misfit(request: Request, lowering: str) -> str:
     if not _can_choose(request):
         return "needs known sizes that are not 0, operands of one dtype, and no named algorithm"
     needs = {
-        "padded": (request.m == 1 or request.n == 1, "needs a vector: an operand without free axes of size over 1"),
+        "padded": (
+            (request.m == 1 or request.n == 1) and jnp.dtype(request.lhs_dtype).itemsize <= 2,
+            "needs a vector (an operand without free axes of size over 1) of 8 or 16-bit numbers: kernels for "
+            "matrices sum wider ones in an order that loses more than kernels for vectors do",
+        ),
         "looped": (request.batch > 1, "needs a batch of over 1"),
         "unrolled": (request.k <= backends.UNROLLED, f"needs a contracted size of at most {backends.UNROLLED}"),
         "split": (request.k % 2 == 0, "needs a contracted size that is a multiple of 2"),

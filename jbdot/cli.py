@@ -1,6 +1,7 @@
-"""The command `jbdot`: explain, run, doctor, demo."""
+"""The command `jbdot`: explain, bench, run, doctor, demo."""
 
 import ast
+import functools
 import importlib.metadata
 import inspect
 import os
@@ -25,7 +26,7 @@ import jax
 from jax import numpy as jnp
 
 import jbdot
-from jbdot import files
+from jbdot import files, tuned
 from jbdot.explain import COLOURS, Explanation
 from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
 
@@ -99,6 +100,41 @@ def explain(
 
 
 @app.command()
+def bench(
+    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
+    lhs: Annotated[str, typer.Argument(help="The first operand's shape, such as 64x128x128.")],
+    rhs: Annotated[str, typer.Argument(help="The second operand's shape.")],
+    axes: AxesText = None,
+    dialect: Dialect = None,
+    dtype: Annotated[str, typer.Option(help="Both operands' dtype.")] = "float32",
+    out_dtype: Annotated[str | None, typer.Option(help="The result's dtype, such as int32 for int8.")] = None,
+    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
+    transpose_a: Flag = False,
+    transpose_b: Flag = False,
+    adjoint_a: Flag = False,
+    adjoint_b: Flag = False,
+    seconds: Annotated[float, typer.Option(min=0.01, help="About how long to measure.")] = 3.0,
+) -> None:
+    """Time a call on this machine: each lowering, einsum, PyTorch and TensorFlow if installed, and the limit."""
+    from jbdot import bench as benchmark
+
+    door = find(function, dialect)
+    left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
+    wanted = None if out_dtype is None else dtype_of(out_dtype)
+    given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
+    request = jbdot.explain(door, *call(door, left, right, given), preferred_element_type=wanted).request
+    if request is None:
+        raise ValueError("a sparse operand has one lowering only: there is nothing to compare.")
+    with rich.progress.Progress(console=errors, transient=True) as bar:
+        found = benchmark.bench(request, seconds, functools.partial(bar.track, description="timing"))
+    table = rich.table.Table(*found.head, box=None, header_style="bold")
+    for row in found.rows():
+        table.add_row(*row, style="bold" if "choice" in row[0] else "")
+    console.print(f"{found.request}\non {found.device}, jax {jax.__version__}\n", highlight=False, markup=False)
+    console.print(table, f"\nlimit: {found.limit_us:.4g} us (peak and bandwidth as measured here)", highlight=False)
+
+
+@app.command()
 def run(
     function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
     lhs: Annotated[Path, typer.Argument(help="The first operand, a .npy file.")],
@@ -150,7 +186,20 @@ def doctor() -> None:
         "64-bit types",
         "on" if jax.config.read("jax_enable_x64") else "off (jax_enable_x64): float64 and int64 become 32 bits wide",
     )
+    table.add_row("tuned", str(tuned.path() or f"off ({tuned.VARIABLE})"))
+    if jax.default_backend() == "cpu" and platform.libc_ver()[0] == "glibc":
+        table.add_row("large results", large_results(os.environ.get("GLIBC_TUNABLES", "")))
     console.print(table, highlight=False)
+
+
+def large_results(tunables: str) -> str:
+    """Says what malloc does to results of over a few megabytes, and what to set."""
+    if "glibc.malloc.hugetlb=" in tunables or "LD_PRELOAD" in os.environ:
+        return f"malloc is set: {tunables or os.environ['LD_PRELOAD']}"
+    return (
+        "[yellow]each is fresh memory, and most of the time of a short call is page faults.[/] "
+        "Start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (README: large results)"
+    )
 
 
 @app.command()

@@ -10,10 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 import jax
 from jax import numpy as jnp
 
+from jbdot.arithmetic import arithmetic
+from jbdot.choice import PLATFORMS, Choice, check, chosen
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, Refusal, array_text
-from jbdot.front_door import PLANNERS, as_array, bound, given, operand_names, others, plan, public_name, refused
+from jbdot.front_door import (
+    PLANNERS,
+    SETTINGS,
+    as_array,
+    bound,
+    given,
+    operand_names,
+    others,
+    plan,
+    public_name,
+    refused,
+)
 from jbdot.planned import Operand, Planned, canonical
+from jbdot.request import Request
+from jbdot.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +56,10 @@ class Explanation:
         arguments: The other arguments that were given, by name.
         shape: The result's shape.
         dtype: The result's dtype.
+        request: The dot that it comes down to; None for a sparse operand.
+        lowerings: For each backend ("cpu", "gpu", "tpu") the lowering that runs there on one device, and why; none
+            for a sparse operand.
+        arithmetic: For each backend the arithmetic that the dtypes and the precision really get.
         elsewhere: For every other front door its name, and the result's shape for the same call
             or why it refuses.
     """
@@ -52,6 +71,9 @@ class Explanation:
     arguments: dict[str, Any]
     shape: tuple[int, ...]
     dtype: Any
+    request: Request | None
+    lowerings: dict[str, Choice]
+    arithmetic: dict[str, str]
     elsewhere: tuple[tuple[str, tuple[int, ...] | str], ...]
 
     @property
@@ -144,7 +166,9 @@ class Explanation:
             ("einsum", self.einsum),
             ("dimension_numbers", str(self.dimension_numbers)),
             ("before the dot", "; ".join(steps)),
-            ("runs as", "bcoo_dot_general" if self.planned.sparse else "lax.dot_general"),
+            ("runs as", "bcoo_dot_general" if self.planned.sparse else ""),
+            *((f"on {name} runs", str(choice)) for name, choice in self.lowerings.items()),
+            *((f"arithmetic on {name}", text) for name, text in self.arithmetic.items()),
             ("result", array_text("", self.shape, self.dtype)),
             ("FLOPs", f"{_number(self.flops)} ({each} multiply-add)"),
             ("bytes", f"{_number(self.bytes_read)} read, {_number(self.bytes_written)} written"),
@@ -172,9 +196,9 @@ class Explanation:
         parts = (
             self.call(),
             f"  {self.formula}",
-            _table([self.head, *self.rows()]),
-            _table(self.facts()),
-            "  the same call elsewhere\n" + _table(self.answers()),
+            table([self.head, *self.rows()]),
+            table(self.facts()),
+            "  the same call elsewhere\n" + table(self.answers()),
         )
         return "\n\n".join(parts)
 
@@ -246,11 +270,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         >>> dict(e.elsewhere)["keras.batch_dot"]
         (10, 12, 4, 12, 8)
     """
-    kwargs = {
-        name: value
-        for name, value in kwargs.items()
-        if name not in ("precision", "preferred_element_type", "out_sharding")
-    }
+    settings = {name: kwargs.pop(name, default) for name, default in SETTINGS.items()}
     try:
         if type(function) in PLANNERS:  # a layer, called with a list: its class has the planner
             inputs = args[0] if args else kwargs.pop("inputs", None)
@@ -272,10 +292,15 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         ) from None
     try:
         planned = plan(function, lhs, rhs, arguments)
-        shape, dtype = planned.out_shape(lhs.shape, rhs.shape), planned.out_dtype(lhs.dtype, rhs.dtype)
+        shape = planned.out_shape(lhs.shape, rhs.shape)
+        request = planned.request(lhs, rhs, settings["precision"], settings["preferred_element_type"])
+        if not planned.sparse:
+            check(request, settings["plan"])
     except Refusal as refusal:
         raise refused(refusal, function, lhs, rhs, arguments) from None
     left, right = operand_names(function)
+    platforms = {} if planned.sparse else PLATFORMS
+    choices = {name: chosen(request, platform, settings["plan"]) for name, platform in platforms.items()}
     return Explanation(
         public_name(function),
         planned,
@@ -283,7 +308,10 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype)),
         given(function, arguments),
         shape,
-        dtype,
+        jnp.dtype(request.dtype),
+        None if planned.sparse else request,
+        choices,
+        {name: arithmetic(request, name, choice.lowering) for name, choice in choices.items()},
         tuple(
             (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, Planned) else str(answer))
             for door, answer in others(function, lhs, rhs, arguments)
@@ -300,14 +328,6 @@ def _abstract(x: Any) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype))
     return as_array(x)
-
-
-def _table(rows: list[Any]) -> str:
-    """Lines up columns, two spaces in."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def _html_row(row: tuple[str, ...], tag: str = "td", colour: str = "") -> str:

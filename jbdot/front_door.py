@@ -23,7 +23,13 @@ from jbdot.errors import BadIndex, BadType, BadValue, Refusal, array_text
 from jbdot.planned import Operand, Planned
 
 Planner = Callable[..., Planned]
-Settings = tuple[Any, Any, Any, str]  # precision, preferred_element_type, out_sharding, plan
+Settings = tuple[Any, Any, Any, str]
+SETTINGS: Final[dict[str, Any]] = {  # what every front door takes beside its own arguments
+    "precision": None,
+    "preferred_element_type": None,
+    "out_sharding": None,
+    "plan": "auto",
+}
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
@@ -104,6 +110,12 @@ def _answer(
 @functools.lru_cache(maxsize=_MOST_RUNS)
 def _compiled(planned: Planned, settings: Settings) -> Callable[..., jax.Array]:
     return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=_INLINE)
+
+
+def forget() -> None:
+    """Lets go of every compiled call, so that the next is planned and chosen for anew."""
+    _RUNS.clear()
+    _compiled.cache_clear()
 
 
 def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:

@@ -14,15 +14,16 @@ from jax import lax
 from jax import numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from jbdot.labels import Labels
 from jbdot.request import Request
 
-Labels = tuple[str, ...]
 Lowering = Callable[[Request, jax.Array, jax.Array], jax.Array]
 
 ROWS: Final = 4  # a vector and its zeros: what kernels for matrices take at full speed
 BLOCK_BYTES: Final = 4 << 20  # of operands widened to 32 bits: what stays in cache
 STEPS: Final = 16  # of a loop at least, so that blocks are small where everything fits in cache
 PIECES: Final = 16  # of a long contraction
+LANES: Final = 8  # of a vector register
 
 # Where the contracted axis stands once axes are merged into three.
 _K_FIRST: Final = 1  # (batch, k, free)
@@ -62,8 +63,8 @@ def looped(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     lhs, lhs_order = _merged(request, lhs, "lhs", (_K_LAST, _K_FIRST))
     rhs, rhs_order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST))
     numbers = ((lhs_order - 1,), (rhs_order - 1,)), ((), ())
-    each = 4 * request.k * (request.m + request.n)
-    block = max(1, min(BLOCK_BYTES // max(each, 1), request.batch // STEPS))
+    most = max(1, min(BLOCK_BYTES // (4 * request.k * (request.m + request.n)), request.batch // STEPS))
+    block = math.gcd(request.batch, 1 << most.bit_length() - 1)
 
     def one(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
         return lax.dot_general(*operands, numbers, request.precision, request.dtype)
@@ -76,8 +77,8 @@ def reduced(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     c = request.contraction
     larger, smaller = (c.lhs, c.rhs) if lhs.size > rhs.size else (c.rhs, c.lhs)
     order = (*larger, *(label for label in smaller if label not in larger))
-    product = _aligned(request, lhs, c.lhs, order) * _aligned(request, rhs, c.rhs, order)
-    total = lax.reduce_sum(product, tuple(axis for axis, label in enumerate(order) if label in c.contracting))
+    product = _product(_aligned(request, lhs, c.lhs, order), _aligned(request, rhs, c.rhs, order))
+    total = _sum(product, [axis for axis, label in enumerate(order) if label in c.contracting])
     left = [label for label in order if label not in c.contracting]
     return lax.transpose(total.astype(request.dtype), [left.index(label) for label in c.dot_out])
 
@@ -85,14 +86,14 @@ def reduced(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 def unrolled(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """A sum, written out, with one elementwise product for each contracted index."""
     c = request.contraction
-    total = jnp.zeros((), request.sum_dtype)
-    for step, index in enumerate(itertools.product(*(range(request.sizes[label]) for label in c.contracting))):
-        at = dict(zip(c.contracting, index, strict=True))
-        product = _aligned(request, *_picked(lhs, c.lhs, at), c.dot_out) * _aligned(
-            request, *_picked(rhs, c.rhs, at), c.dot_out
-        )
-        total = total + product if step else product
-    return jnp.broadcast_to(total, request.out).astype(request.dtype)
+    terms: list[jax.Array] = []
+    for index in itertools.product(*(range(request.sizes[label]) for label in c.contracting)):
+        at: dict[str | None, int] = dict(zip(c.contracting, index, strict=True))
+        left = _aligned(request, *_picked(lhs, c.lhs, at), c.dot_out)
+        terms.append(_product(left, _aligned(request, *_picked(rhs, c.rhs, at), c.dot_out)))
+    while len(terms) > 1:  # in pairs: less is lost than in a row
+        terms = [lax.add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+    return terms[0].astype(request.dtype)
 
 
 def split(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -146,12 +147,32 @@ def _aligned(request: Request, x: jax.Array, labels: Labels, order: Labels) -> j
     return lax.expand_dims(x, [axis for axis, label in enumerate(order) if label not in labels])
 
 
-def _picked(x: jax.Array, labels: Labels, at: dict[str, int]) -> tuple[jax.Array, Labels]:
+def _picked(x: jax.Array, labels: Labels, at: dict[str | None, int]) -> tuple[jax.Array, Labels]:
     """Takes one index of each label in `at`."""
-    start = [at.get(label, 0) for label in labels]
+    start = [at[label] if label in at else 0 for label in labels]
     stop = [at[label] + 1 if label in at else size for label, size in zip(labels, x.shape, strict=True)]
     dropped = tuple(axis for axis, label in enumerate(labels) if label in at)
     return lax.squeeze(lax.slice(x, start, stop), dropped), tuple(label for label in labels if label not in at)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """X * y; a complex one as dots multiply, where `*` would also look for infinities in every product."""
+    if not jnp.iscomplexobj(x):
+        return x * y
+    a, b, c, d = lax.real(x), lax.imag(x), lax.real(y), lax.imag(y)
+    return lax.complex(a * c - b * d, a * d + b * c)
+
+
+def _sum(x: jax.Array, axes: list[int]) -> jax.Array:
+    """Sums in several sums side by side, which are added at the end: faster, and less is lost than in one."""
+    if not axes or x.shape[axes[-1]] % LANES:
+        return lax.reduce_sum(x, tuple(axes))
+    axis = axes[-1]
+    if axis == x.ndim - 1:  # a register's width of neighbours
+        parts, lane = _cut(x, axis, x.shape[axis] // LANES), axis + 1
+        return lax.reduce_sum(lax.reduce_sum(parts, tuple(axes)), (lane - len(axes),))
+    parts = _cut(x, axis, LANES)
+    return lax.reduce_sum(lax.reduce_sum(parts, (*axes[:-1], axis + 1)), (axis - len(axes) + 1,))
 
 
 def _cut(x: jax.Array, axis: int, pieces: int) -> jax.Array:

@@ -18,6 +18,7 @@ from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
 from jbdot.labels import Axes, Shape
 from jbdot.primitive import dot_general
+from jbdot.request import Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,20 @@ class Planned:
         if lhs == rhs:
             return lhs
         return jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
+
+    def request(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> Request:
+        """Gives the dot that operands of these shapes and dtypes come down to."""
+        c = self.contraction
+        sizes = c.sizes(self.lhs.shape(lhs.shape), self.rhs.shape(rhs.shape))
+        wanted = self.dtype if preferred_element_type is None else preferred_element_type
+        shapes = (tuple(sizes[label] for label in kept) for kept in (c.lhs_kept, c.rhs_kept))
+        dtypes = (
+            canonical(x.dtype if entry.dtype is None else entry.dtype)
+            for x, entry in ((lhs, self.lhs), (rhs, self.rhs))
+        )
+        left, right = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
+        dtype = self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted)
+        return Request.of(left, right, jax.ShapeDtypeStruct((), dtype), c.dimension_numbers, precision)
 
     def run(
         self,

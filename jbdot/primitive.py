@@ -8,11 +8,13 @@ JAX asks of a primitive is answered by `lax.dot_general`'s own rules, whose dots
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import jax
+from jax import core as jax_core
 from jax import lax
-from jax.extend import core
+from jax.extend import core, source_info_util
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jbdot.choice import check, chosen
@@ -82,7 +84,8 @@ def with_equations(jaxpr: Any, changed: list[Any]) -> Any:
 
 
 def _evaluate(jaxpr: Any, *args: Any) -> Any:
-    (out,) = core.jaxpr_as_fun(jaxpr)(*args)
+    # The dot is the caller's: its line in the source, not that of lax's trace.
+    (out,) = jax_core.eval_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, *args, propagate_source_info=False)
     return out
 
 
@@ -144,7 +147,8 @@ def _remat(saveable: Any, unknown: Any, instantiated: Any, equation: Any) -> Any
 
 
 def _lower(context: Any, lhs: Any, rhs: Any, *, platform: str, plan: str, **params: Any) -> Any:
-    request = Request.of(*context.avals_in, *context.avals_out, params["dimension_numbers"], params["precision"])
+    (left, right), (out,) = context.avals_in, context.avals_out
+    request = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
     if _is_local(context):
         exported = context.module_context.lowering_parameters.for_export
         lowering = chosen(request, platform, plan, exported).function
@@ -165,6 +169,8 @@ def _is_local(context: Any) -> bool:
     return getattr(axes, "num_devices", 1) == 1
 
 
+# JAX says where in the source an operation comes from: where the user called jbdot.
+source_info_util.register_exclusion(str(Path(__file__).parent))
 ad.defbilinear(dot_general_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.fancy_primitive_batchers[dot_general_p] = _batch
 partial_eval.partial_eval_jaxpr_custom_rules[dot_general_p] = _remat

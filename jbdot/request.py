@@ -5,10 +5,12 @@ import functools
 import math
 from typing import Any, Final
 
+import jax
 from jax import lax
 from jax import numpy as jnp
 
 from jbdot.contraction import Contraction, DimensionNumbers
+from jbdot.errors import BadValue, array_text
 from jbdot.labels import Shape
 
 # Where a sum of products is held while it grows, for operands and results of this dtype. Integers wrap, so that
@@ -51,7 +53,11 @@ class Request:
         numbers = (tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))
         names = (jnp.dtype(x.dtype).name for x in (lhs, rhs, out))
         left, right, result = names
-        return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, precision)
+        return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, known_precision(precision))
+
+    def __str__(self) -> str:
+        lhs, rhs = array_text("", self.lhs, self.lhs_dtype), array_text("", self.rhs, self.rhs_dtype)
+        return f"{self.contraction}: {lhs}, {rhs} -> {array_text('', self.out, self.dtype)}"
 
     @functools.cached_property
     def contraction(self) -> Contraction:
@@ -107,10 +113,41 @@ class Request:
     @functools.cached_property
     def is_static(self) -> bool:
         """Whether every size is a number, as it is not in an export for any batch size."""
-        return all(isinstance(size, int) for size in (*self.lhs, *self.rhs))
+        sizes: tuple[Any, ...] = (*self.lhs, *self.rhs)
+        return all(isinstance(size, int) for size in sizes)
 
     @functools.cached_property
     def is_plain(self) -> bool:
         """Whether the arithmetic is the dtypes' own: no named algorithm, which only a dot can carry out."""
-        precisions = self.precision if isinstance(self.precision, tuple) else (self.precision,)
-        return all(precision is None or isinstance(precision, lax.Precision) for precision in precisions)
+        return all(precision is None or isinstance(precision, lax.Precision) for precision in self.precisions)
+
+    @property
+    def precisions(self) -> tuple[Any, ...]:
+        """What is asked of each operand."""
+        return self.precision if isinstance(self.precision, tuple) else (self.precision,)
+
+
+def known_precision(precision: Any) -> Any:
+    """Reads a precision as JAX does: names, and JAX's setting where none is given.
+
+    Raises:
+        ValueError: There is no such precision.
+
+    Example:
+        >>> known_precision("highest")
+        Precision.HIGHEST
+    """
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision
+    if isinstance(precision, (tuple, list)):
+        return tuple(known_precision(each) for each in precision)
+    if not isinstance(precision, str):
+        return precision
+    try:
+        return lax.Precision(precision)
+    except ValueError:
+        if precision in lax.DotAlgorithmPreset.__members__:
+            return lax.DotAlgorithmPreset[precision]
+    raise BadValue(
+        "precision must be one that JAX knows", repr(precision), 'Such as "default", "high", "highest", or None'
+    )

@@ -1,0 +1,82 @@
+"""Times calls side by side: in rounds, so that the machine's drift hits all of them alike."""
+
+import dataclasses
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import jax
+
+Call = Callable[[], Any]
+Track = Callable[[Iterable[int]], Iterable[int]]
+
+_BLOCK_S: Final = 0.01  # one block of calls: long against the clock, short against the machine's drift
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A median with the 10th and 90th percentile."""
+
+    median: float
+    p10: float
+    p90: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Reads the percentiles off measured values.
+
+        Example:
+            >>> Spread.of([1.0, 2.0, 3.0]).median
+            2.0
+        """
+        tenths = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
+        return cls(statistics.median(values), tenths[0], tenths[8])
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ({self.p10:.4g} to {self.p90:.4g})"
+
+
+def rounds(calls: dict[str, Call], seconds: float = 1.0, least: int = 5, track: Track = iter) -> dict[str, list[float]]:
+    """Times each call in every round, in an order that turns, and gives microseconds a call, a value a round.
+
+    Args:
+        calls: What to time, by name: already compiled, returning arrays to wait for.
+        seconds: About how long to measure in all.
+        least: Rounds at least.
+        track: Wraps the rounds, for a progress bar.
+    """
+    for call in calls.values():
+        jax.block_until_ready(call())
+    lengths = {name: max(1, round(_BLOCK_S / max(_block_s(call, 1), 1e-7))) for name, call in calls.items()}
+    a_round = sum(_block_s(call, lengths[name]) for name, call in calls.items())
+    names = list(calls)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in track(range(max(least, min(200, round(seconds / max(a_round, 1e-6)))))):
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                times[name].append(_block_s(calls[name], lengths[name]) / lengths[name] * 1e6)
+    finally:
+        if enabled:
+            gc.enable()
+    return times
+
+
+def ratios(times: dict[str, list[float]], over: str) -> dict[str, Spread]:
+    """How many times faster than `over` each is, from the blocks of one round."""
+    return {
+        name: Spread.of([base / own for base, own in zip(times[over], found, strict=True)])
+        for name, found in times.items()
+    }
+
+
+def _block_s(call: Call, length: int) -> float:
+    start = time.perf_counter()
+    for _ in range(length):
+        out = call()
+    jax.block_until_ready(out)  # pyright: ignore[reportPossiblyUnboundVariable]
+    return time.perf_counter() - start

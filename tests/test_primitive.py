@@ -1,0 +1,173 @@
+"""The planned dot under JAX: what stands in the jaxpr, and what each platform is handed."""
+
+import jax
+import numpy as np
+import pytest
+from jax import export, lax
+from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jbdot
+from jbdot import backends, primitive
+from jbdot.backends import Rule
+from jbdot.primitive import dot_general_p
+
+MATMUL = "b m k, b k n -> b m n"
+
+
+def array(*shape):
+    return jnp.asarray(np.random.default_rng(0).integers(-4, 5, shape), jnp.float32)
+
+
+def dots(jaxpr):
+    """Every equation of the planned dot in a jaxpr, inner ones too."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive is dot_general_p:
+            found.append(equation)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            found += dots(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Puts a rule on each platform that takes every dot, and lists the requests that were asked for."""
+    asked = []
+
+    def rule(platform):
+        def fits(request):
+            asked.append((platform, request))
+            return True
+
+        return Rule(f"test {platform}", "unrolled", "to see it", fits, (MATMUL, (1, 2, 2), (1, 2, 2), "float32"))
+
+    monkeypatch.setattr(backends, "RULES", {name: (rule(name),) for name in ("cpu", "cuda", "rocm", "tpu")})
+    monkeypatch.setenv("JBDOT_TUNED", "off")
+    return asked
+
+
+def test_the_jaxpr_has_one_equation_with_lax_parameters_and_the_plan():
+    x, y = array(2, 3, 4), array(2, 4, 5)
+    (equation,) = jax.make_jaxpr(jbdot.batch_dot)(x, y).eqns
+    (bare,) = jax.make_jaxpr(lambda x, y: lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,)))))(x, y).eqns
+    assert equation.primitive is dot_general_p
+    assert equation.params == {**bare.params, "plan": "auto"}
+    assert str(equation.primitive) == str(bare.primitive)
+
+
+def test_direct_is_lax_dot_general_itself():
+    x, y = array(2, 3, 4), array(2, 4, 5)
+    (equation,) = jax.make_jaxpr(lambda x, y: jbdot.batch_dot(x, y, plan="direct"))(x, y).eqns
+    assert equation.primitive is lax.dot_general_p
+
+
+def test_each_platform_of_an_export_is_chosen_for(seen):
+    x, y = array(2, 3, 4), array(2, 4, 5)
+    exported = export.export(jax.jit(jbdot.batch_dot), platforms=["cpu", "cuda", "tpu"])(x, y)
+    assert {platform for platform, _ in seen} == {"cpu", "cuda", "tpu"}
+    assert "stablehlo.dot_general" not in exported.mlir_module()
+    np.testing.assert_array_equal(exported.call(x, y), np.asarray(x) @ np.asarray(y))
+
+
+def test_vmap_and_gradients_are_chosen_for_as_they_stand(seen):
+    x, y = array(6, 3, 4), array(6, 4, 5)
+    jax.jit(jax.vmap(jbdot.dot)).lower(x, y)
+    assert (seen[-1][1].batch, seen[-1][1].m, seen[-1][1].k, seen[-1][1].n) == (6, 3, 4, 5)
+    seen.clear()
+    jax.jit(jax.grad(lambda x, y: jbdot.batch_dot(x, y).sum(), (0, 1))).lower(x, y)
+    shapes = sorted((request.m, request.k, request.n) for _, request in seen)
+    assert shapes == [(3, 5, 4), (5, 3, 4)]  # both of the backward pass; the forward one is not needed
+    seen.clear()
+    jax.jit(jax.hessian(lambda x: (jbdot.batch_dot(x, y) ** 2).sum())).lower(array(6, 3, 4))
+    assert [request.lhs[0] for _, request in seen] == [72, 72]  # of the second derivative: all directions at once
+
+
+def test_a_named_plan_is_for_the_forward_pass_and_its_tangent():
+    x, y = array(2, 3, 4), array(2, 4, 5)
+
+    def loss(x):
+        return jbdot.batch_dot(x, y, plan="unrolled").sum()
+
+    assert [e.params["plan"] for e in dots(jax.make_jaxpr(jax.grad(loss))(x).jaxpr)] == ["unrolled", "auto"]
+    assert {e.params["plan"] for e in dots(jax.make_jaxpr(lambda x: jax.jvp(loss, (x,), (x,)))(x).jaxpr)} == {
+        "unrolled"
+    }
+
+
+@pytest.mark.parametrize("plan", ["pinned", "reduced", "unrolled", "split", "looped"])
+def test_named_plans_give_the_same_numbers(plan):
+    x, y = array(4, 4, 3), array(4, 4, 5)
+    want = np.einsum("bkm,bkn->bmn", x, y)
+    np.testing.assert_array_equal(jbdot.contract("b k m, b k n -> b m n", x, y, plan=plan), want)
+
+
+def test_export_holds_no_pinned_layout():
+    x, y = array(4, 4, 3), array(4, 4, 5)
+    call = jax.jit(lambda x, y: jbdot.contract("b k m, b k n -> b m n", x, y, plan="pinned"))
+    assert "LayoutConstraint" in call.lower(x, y).as_text()
+    exported = export.export(call)(x, y)
+    assert "custom_call" not in exported.mlir_module()
+    np.testing.assert_array_equal(exported.call(x, y), call(x, y))
+
+
+@pytest.mark.parametrize(("plan", "rule"), [("fast", "there is no 'fast'"), ("padded", "needs a vector")])
+def test_a_plan_that_cannot_be_is_refused(plan, rule):
+    with pytest.raises(ValueError, match=rf"keras_tf1\.batch_dot: plan.* must .*{rule}.*x float32\[2,3,4\]"):
+        jbdot.batch_dot(array(2, 3, 4), array(2, 4, 5), plan=plan)
+    with pytest.raises(TypeError, match="plan must be the name of a plan: got 3"):
+        jbdot.batch_dot(array(2, 3, 4), array(2, 4, 5), plan=3)
+
+
+def test_only_one_device_or_a_shard_map_is_chosen_for(seen):
+    mesh = jax.make_mesh((4, 2), ("x", "y"))
+    x, y = array(8, 3, 4), array(8, 4, 5)
+    with jax.set_mesh(mesh):
+        sharded = [jax.device_put(a, NamedSharding(mesh, P("x"))) for a in (x, y)]
+        jax.jit(jbdot.batch_dot).lower(*sharded)
+        assert not seen
+        jax.jit(jax.shard_map(jbdot.batch_dot, mesh=mesh, in_specs=P("x"), out_specs=P("x"))).lower(*sharded)
+    assert [request.batch for _, request in seen] == [2]
+
+
+def test_checkpoint_policies_see_a_dot():
+    x, y = array(2, 3, 3), array(2, 3, 3)
+
+    def count(policy):
+        step = jax.checkpoint(
+            lambda x: jnp.sin(jbdot.batch_dot(jnp.sin(jbdot.batch_dot(x, y)), y)).sum(), policy=policy
+        )
+        return len(dots(jax.make_jaxpr(jax.grad(step))(x).jaxpr))
+
+    policies = jax.checkpoint_policies
+    # Two dots forward and two backward; all of the forward ones again, or none of them.
+    assert count(policies.nothing_saveable) > count(policies.dots_saveable)
+    assert count(policies.dots_saveable) == 4
+    assert count(policies.dots_with_no_batch_dims_saveable) == count(policies.nothing_saveable)
+    assert count(policies.everything_saveable) == 4
+
+
+def test_without_jit_lax_runs():
+    x, y = array(2, 3, 4), array(2, 4, 5)
+    with jax.disable_jit():
+        np.testing.assert_array_equal(jbdot.batch_dot(x, y), x @ y)
+
+
+def test_the_default_precision_of_jax_holds():
+    x, y = array(2, 3, 4), array(2, 4, 5)
+    with jax.default_matmul_precision("highest"):
+        (equation,) = jax.make_jaxpr(jbdot.batch_dot)(x, y).eqns
+    assert equation.params["precision"] == (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+    (equation,) = jax.make_jaxpr(jbdot.batch_dot)(x, y).eqns
+    assert equation.params["precision"] is None
+
+
+def test_one_trace_of_lax_for_one_kind_of_dot():
+    x, y = array(2, 3, 4), array(2, 4, 5)
+    numbers = (((2,), (1,)), ((0,), (0,)))
+    primitive.dot_general(x, y, numbers)
+    before = primitive._planned.cache_info().misses
+    jax.make_jaxpr(lambda x, y: primitive.dot_general(x + 1, y, numbers))(x, y)
+    assert primitive._planned.cache_info().misses == before
