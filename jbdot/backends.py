@@ -21,7 +21,7 @@ import jax
 from jbdot.request import Request
 
 UNROLLED: Final = 64  # the most products that `unrolled` writes out
-_FAST: Final = tuple(int(part) for part in jax.lib.__version__.split(".")[:2]) >= (0, 12)
+_FAST: Final = jax.__version_info__ >= (0, 12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Rule:
         why: The reason, as a clause.
         fits: Whether it is for this dot.
         case: The contraction, both shapes and the dtype that it is measured on.
-        holds: Whether it is for this version of jaxlib.
     """
 
     name: str
@@ -42,195 +41,194 @@ class Rule:
     why: str
     fits: Callable[[Request], bool]
     case: tuple[str, tuple[int, ...], tuple[int, ...], str]
-    holds: bool = True
 
 
 def _is(request: Request, *dtypes: str) -> bool:
     return request.lhs_dtype in dtypes
 
 
-def _is_vector(request: Request) -> bool:
-    """An operand of a matrix and a vector has no free axis of size over 1."""
-    return (request.m == 1) != (request.n == 1)
+def _is_matrix(r: Request) -> bool:
+    return r.m > 1 and r.n > 1 and r.k > 1
 
 
-def _is_row(request: Request) -> bool:
-    return request.m == 1 and request.n == 1 and request.k > 1
+def _is_vector(r: Request) -> bool:
+    """A matrix and a vector: one operand has no free axis of size over 1."""
+    return (r.m == 1) != (r.n == 1) and r.k > 1
 
 
-def _is_matrix(request: Request) -> bool:
-    return request.m > 1 and request.n > 1 and request.k > 1
+def _is_row(r: Request) -> bool:
+    return r.m == 1 and r.n == 1 and r.k > 1
 
 
-def _k_last(request: Request) -> bool:
-    """Whether lhs is contracted on its last axis."""
-    c = request.contraction
-    return c.lhs[-1:] == c.contracting[-1:] or request.m == 1
+def _free(r: Request) -> int:
+    """Rows of the matrix that a vector meets."""
+    return max(r.m, r.n)
 
 
-def _elements(request: Request) -> int:
+def _elements(r: Request) -> int:
     """Of the larger operand."""
-    return request.batch * request.k * max(request.m, request.n)
+    return r.batch * r.k * max(r.m, r.n)
 
 
-def _work(request: Request) -> int:
+def _work(r: Request) -> int:
     """Multiply-adds."""
-    return request.batch * request.m * request.n * request.k
+    return r.batch * r.m * r.n * r.k
 
 
-def _leads(request: Request) -> bool:
-    """Whether the matrix that a vector meets has its batch axes first."""
-    c = request.contraction
-    labels = c.rhs if request.m == 1 else c.lhs
-    return labels[: len(c.batch)] == c.batch
+def _matrix(r: Request) -> tuple[str | None, ...]:
+    """The labels of the matrix that a vector meets."""
+    return r.contraction.rhs if r.m == 1 else r.contraction.lhs
+
+
+def _ends_in_k(r: Request, labels: tuple[str | None, ...]) -> bool:
+    """Whether an operand is contracted on its last axis, so that sums run along memory."""
+    return labels[-1:] == r.contraction.contracting[-1:]
+
+
+def _leads(r: Request) -> bool:
+    """Whether the batch axes of the matrix that a vector meets come first."""
+    return _matrix(r)[: len(r.contraction.batch)] == r.contraction.batch
+
+
+def _lhs_turned(r: Request) -> bool:
+    """Whether lhs is a matrix whose last axis is free."""
+    return _is_matrix(r) and r.contraction.lhs[-1] in r.contraction.lhs_free
 
 
 HALF: Final = ("bfloat16", "float16")
-INT8: Final = ("int8", "uint8")
+INT8: Final = ("int8",)
 FLOATS: Final = ("float32", "float64")
 REAL: Final = (*FLOATS, *HALF, *INT8)
 COMPLEX: Final = ("complex64", "complex128")
+
+
+def _complex_small(r: Request) -> bool:
+    if not _is(r, *COMPLEX) or r.batch < 64 or _work(r) < 1 << 13:
+        return False
+    return r.k <= 8 if _is_matrix(r) else _is_vector(r) and r.k <= 16
+
+
+def _small_matrices(r: Request) -> bool:
+    sides = r.m, r.n, r.k
+    return _is(r, *REAL) and _is_matrix(r) and r.batch >= 64 and min(sides) >= 4 and max(sides) < 8
+
+
+def _small_turned(r: Request) -> bool:
+    if not _is(r, *REAL) or not _lhs_turned(r) or r.batch < 64 or max(r.m, r.n) > 16:
+        return False
+    least = 1 << 19 if _is(r, *INT8) else 1 << 16
+    return 4 <= r.k <= 8 or (r.k <= 16 and _work(r) >= least and not _is(r, "bfloat16"))
+
+
+def _many_small(r: Request) -> bool:
+    if not _is(r, "float32", "float16", *INT8) or not _is_matrix(r):
+        return False
+    return 8 <= r.k <= 16 and max(r.m, r.n) <= 16 and _work(r) >= 1 << 19
+
+
+def _many_rows(r: Request) -> bool:
+    return _is(r, *FLOATS, *HALF) and _is_row(r) and r.k <= 8 and r.batch >= 1 << 14
+
+
+def _many_small_vectors(r: Request) -> bool:
+    if not _is_vector(r) or not _leads(r) or _is(r, *COMPLEX):
+        return False
+    if _is(r, *FLOATS):
+        return _is(r, "float32") and r.k <= 6 and _free(r) <= 8 and r.batch >= 1 << 14
+    if _is(r, "bfloat16") and not _FAST:
+        return False
+    if r.k <= 6:
+        return r.batch >= 1 << 14
+    if _ends_in_k(r, _matrix(r)):
+        return _elements(r) >= (1 << 21 if r.k <= 8 else 1 << 22) and r.k <= 16 and _free(r) >= 8
+    return _elements(r) >= 1 << 18 and r.k <= 32
+
+
+def _turned(r: Request) -> bool:
+    if not _lhs_turned(r):
+        return False
+    if _is(r, *INT8) or (_FAST and _is(r, "bfloat16")):
+        return min(r.m, r.n) >= 8 and r.k >= 12 and _work(r) >= 1 << 18
+    fits = min(r.m, r.n) >= 8 and 16 <= r.k <= 16 * min(r.m, r.n) and _work(r) >= 1 << 20
+    return _FAST and _is(r, "float32", "float16") and fits
+
+
+def _scattered(r: Request) -> bool:
+    return _is(r, *FLOATS) and _is_vector(r) and not _leads(r) and _elements(r) >= 1 << 20
+
+
+def _bfloat16_long(r: Request) -> bool:
+    long = r.k >= 512 or (r.k >= 256 and r.batch < 8)
+    return _is(r, "bfloat16") and _is_vector(r) and long and _ends_in_k(r, _matrix(r)) and _elements(r) >= 1 << 18
+
+
+def _blocks(r: Request) -> bool:
+    if not _is_vector(r) or r.batch < 8 or not _leads(r) or r.k < 64:
+        return False
+    if _free(r) < (8 if _ends_in_k(r, _matrix(r)) else 16):
+        return False
+    if _is(r, *INT8):
+        return _FAST and _elements(r) >= (1 << 20 if r.k >= 128 else 1 << 22)
+    return _elements(r) >= 1 << 18 and (_is(r, "float16") or (_FAST and _is(r, "bfloat16")))
+
+
+def _few_vectors(r: Request) -> bool:
+    wanted = INT8 + (("bfloat16",) if _FAST else ())
+    least = 1 << 18 if _is(r, *INT8) else 1 << 20
+    few = (r.batch < 8 and r.k >= 256) or (not _FAST and _elements(r) >= 1 << 20)
+    return _is(r, *wanted) and _is_vector(r) and _leads(r) and few and _elements(r) >= least
+
+
+def _rows(r: Request) -> bool:
+    least = {"float16": 1 << 18, "complex64": 1 << 20}.get(r.lhs_dtype)
+    return _is_row(r) and r.batch >= 64 and r.k >= 64 and least is not None and _elements(r) >= least
+
+
+def _beyond_cache(r: Request) -> bool:
+    return _is(r, "float32") and _is_vector(r) and _leads(r) and r.batch > 1 and _elements(r) >= 1 << 24
+
+
+def _float8(r: Request) -> bool:
+    return r.lhs_dtype.startswith("float8") and _is_matrix(r) and min(r.m, r.n) >= 8 and _work(r) >= 1 << 18
+
+
+def _uint8(r: Request) -> bool:
+    return _is(r, "uint8") and r.dtype in ("uint32", "int32", "uint8") and _is_matrix(r) and _work(r) >= 1 << 16
+
+
+_MANY: Final = "as many small products are vectors in a sum of products, and short loops in a dot"
 CPU: Final = (
-    Rule(
-        "cpu complex small",
-        "unrolled",
-        "as small complex products are slow loops in a dot and vectors in a sum of products",
-        lambda r: (
-            _is(r, *COMPLEX)
-            and r.batch >= 64
-            and (r.k <= 8 or (r.k <= 16 and (_is_vector(r) or _is_row(r) or (r.n % 8 == 0 and _work(r) >= 1 << 18))))
-        ),
-        ("b m k, b k n -> b m n", (4096, 4, 4), (4096, 4, 4), "complex64"),
-    ),
-    Rule(
-        "cpu short rows",
-        "unrolled",
-        "as a sum over few elements for each of many rows is a vector over rows",
-        lambda r: _is(r, *FLOATS, *HALF) and _is_row(r) and r.k <= 8 and r.batch >= 1 << 14,
-        ("b k, b k -> b", (65536, 8), (65536, 8), "float32"),
-    ),
-    Rule(
-        "cpu small matrices",
-        "unrolled",
-        "as matrices of 4 to 7 rows fall between the kernels of the backend",
-        lambda r: (
-            _is(r, *REAL) and r.batch >= 64 and _is_matrix(r) and min(r.m, r.n, r.k) >= 4 and max(r.m, r.n, r.k) < 8
-        ),
-        ("b m k, b k n -> b m n", (4096, 4, 4), (4096, 4, 4), "float32"),
-    ),
-    Rule(
-        "cpu small transposed",
-        "unrolled",
-        "as lhs is not contracted on its last axis and is too small to be worth a copy",
-        lambda r: (
-            _is(r, *REAL)
-            and r.batch >= 64
-            and _is_matrix(r)
-            and not _k_last(r)
-            and 4 <= r.k <= (8 if _is(r, "bfloat16") else 16)
-            and max(r.m, r.n) <= 24
-        ),
-        ("b k m, b k n -> b m n", (1024, 8, 8), (1024, 8, 8), "float32"),
-    ),
-    Rule(
-        "cpu small, many",
-        "unrolled",
-        "as many products of small matrices are vectors in a sum of products",
-        lambda r: (
-            _is(r, "float32", "float64", "float16", *INT8)
-            and _is_matrix(r)
-            and 8 <= r.k <= 16
-            and max(r.m, r.n) <= 16
-            and r.batch >= 64
-            and _work(r) >= 1 << 19
-        ),
-        ("b m k, b k n -> b m n", (1024, 12, 12), (1024, 12, 12), "float32"),
-    ),
-    Rule(
-        "cpu small vectors, many",
-        "unrolled",
-        "as many small matrices times vectors are vectors in a sum of products",
-        lambda r: (
-            _is(r, "float32", *HALF, *INT8)
-            and _is_vector(r)
-            and r.k <= (32 if _is(r, *HALF, *INT8) and _elements(r) >= 1 << 20 else 6)
-            and r.batch >= 1 << 10
-            and _elements(r) >= 1 << 18
-        ),
-        ("b k, b k n -> b n", (4096, 32), (4096, 32, 32), "float16"),
-    ),
-    Rule(
-        "cpu transposed",
-        "pinned",
-        "as the fast kernels take lhs contracted on its last axis only",
-        lambda r: (
-            _is(r, "bfloat16", *INT8)
-            and _is_matrix(r)
-            and not _k_last(r)
-            and min(r.m, r.n) >= 8
-            and r.k >= 12
-            and _work(r) >= 1 << 18
-        ),
-        ("b k m, b k n -> b m n", (64, 128, 128), (64, 128, 128), "int8"),
-    ),
-    Rule(
-        "cpu transposed float",
-        "pinned",
-        "as the fast kernels take lhs contracted on its last axis only",
-        lambda r: (
-            _is(r, "float32", "float16")
-            and _is_matrix(r)
-            and not _k_last(r)
-            and min(r.m, r.n) >= 16
-            and r.k >= 16
-            and _work(r) >= 1 << 20
-        ),
-        ("b k m, b k n -> b m n", (64, 128, 128), (64, 128, 128), "float32"),
-    ),
-    Rule(
-        "cpu matrices that do not lead",
-        "reduced",
-        "as a dot copies the matrix to bring its batch axes to the front",
-        lambda r: _is(r, *FLOATS) and _is_vector(r) and not _leads(r) and _elements(r) >= 1 << 20,
-        ("b h d, b s h d -> b h s", (4, 12, 64), (4, 2048, 12, 64), "float32"),
-    ),
-    Rule(
-        "cpu int8 vectors",
-        "padded",
-        "as the int8 kernel takes matrices only",
-        lambda r: _is(r, *INT8) and _is_vector(r) and _elements(r) >= 1 << 20,
-        ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "int8"),
-    ),
-    Rule(
-        "cpu half vectors",
-        "looped",
-        "as a dot widens the whole matrix to float32 in memory first",
-        lambda r: _is(r, *HALF) and _is_vector(r) and r.batch > 1 and _elements(r) >= 1 << 18,
-        ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "bfloat16"),
-    ),
-    Rule(
-        "cpu half vector",
-        "padded",
-        "as the bfloat16 kernel takes matrices only",
-        lambda r: _is(r, "bfloat16") and _is_vector(r) and r.batch == 1 and _elements(r) >= 1 << 20,
-        ("m k, k -> m", (2048, 2048), (2048,), "bfloat16"),
-    ),
-    Rule(
-        "cpu half rows",
-        "looped",
-        "as a dot widens both operands to float32 in memory first",
-        lambda r: _is(r, "float16", *COMPLEX) and _is_row(r) and _elements(r) >= 1 << 20,
-        ("b k, b k -> b", (16384, 256), (16384, 256), "float16"),
-    ),
-    Rule(
-        "cpu large vectors",
-        "looped",
-        "as blocks of the batch stay in cache",
-        lambda r: _is(r, *FLOATS) and _is_vector(r) and r.batch >= 256 and _elements(r) >= 1 << 24,
-        ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "float32"),
-    ),
-)
-RULES: Final[dict[str, tuple[Rule, ...]]] = {"cpu": tuple(rule for rule in CPU if rule.holds), "tpu": ()}
+    Rule("cpu uint8", "shifted", "as uint8 has no kernel and int8 has", _uint8,
+         ("b m k, b k n -> b m n", (64, 128, 128), (64, 128, 128), "uint8")),
+    Rule("cpu float8", "widened", "as 8-bit floats are exact in bfloat16, which has a kernel", _float8,
+         ("b m k, b k n -> b m n", (64, 128, 128), (64, 128, 128), "float8_e4m3fn")),
+    Rule("cpu complex small", "unrolled", _MANY, _complex_small,
+         ("b m k, b k n -> b m n", (4096, 4, 4), (4096, 4, 4), "complex64")),
+    Rule("cpu small matrices", "unrolled", "as matrices of 4 to 7 rows fall between the backend's kernels",
+         _small_matrices, ("b m k, b k n -> b m n", (4096, 4, 4), (4096, 4, 4), "float32")),
+    Rule("cpu small turned", "unrolled", "as lhs, not contracted on its last axis, is too small to be worth a copy",
+         _small_turned, ("b k m, b k n -> b m n", (1024, 8, 8), (1024, 8, 8), "float32")),
+    Rule("cpu many small matrices", "unrolled", _MANY, _many_small,
+         ("b m k, b k n -> b m n", (1024, 12, 12), (1024, 12, 12), "float16")),
+    Rule("cpu many rows", "unrolled", _MANY, _many_rows, ("b k, b k -> b", (65536, 8), (65536, 8), "bfloat16")),
+    Rule("cpu many small vectors", "unrolled", _MANY, _many_small_vectors,
+         ("b k, b k n -> b n", (4096, 32), (4096, 32, 32), "float16")),
+    Rule("cpu turned", "pinned", "as the fast kernels take lhs contracted on its last axis only", _turned,
+         ("b k m, b k n -> b m n", (64, 128, 128), (64, 128, 128), "int8")),
+    Rule("cpu scattered", "reduced", "as a dot would copy the matrix to bring its batch axes to the front", _scattered,
+         ("b h d, b s h d -> b h s", (4, 12, 64), (4, 2048, 12, 64), "float32")),
+    Rule("cpu long bfloat16 vectors", "reduced", "as the bfloat16 kernel takes matrices only", _bfloat16_long,
+         ("m k, k -> m", (2048, 2048), (2048,), "bfloat16")),
+    Rule("cpu few vectors", "padded", "as the kernels for 8 and 16 bits take matrices only", _few_vectors,
+         ("m k, k -> m", (2048, 2048), (2048,), "int8")),
+    Rule("cpu blocks of vectors", "looped", "as a dot would widen the whole matrix in memory first", _blocks,
+         ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "bfloat16")),
+    Rule("cpu rows", "looped", "as a dot of many rows is a slow loop, and a loop of dots is not", _rows,
+         ("b k, b k -> b", (16384, 256), (16384, 256), "float16")),
+    Rule("cpu beyond cache", "reduced", "as the matrices are read once from memory, in their own order", _beyond_cache,
+         ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "float32")),
+)  # fmt: skip
+RULES: Final[dict[str, tuple[Rule, ...]]] = {"cpu": CPU}
 
 
 @functools.cache

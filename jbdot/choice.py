@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from jbdot import backends, tuned
 from jbdot.errors import BadType, BadValue
-from jbdot.lowerings import LOWERINGS, Lowering
+from jbdot.lowerings import LOWERINGS, PINS, Lowering
 from jbdot.request import Request
 
 PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backends, and what lowering calls them
@@ -60,11 +60,11 @@ def chosen(request: Request, platform: str, plan: str = "auto", exported: bool =
     if not _can_choose(request):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
     found = tuned.choice(request, platform)
-    if found is not None and not (exported and found[0] == "pinned"):
+    if found is not None and not (exported and found[0] in PINS):
         lowering, gain, source = found
         return Choice(lowering, "as jbdot.tune found", gain if lowering != "direct" else None, source)
     for rule in backends.RULES.get(platform, ()):
-        if rule.fits(request) and not (exported and rule.lowering == "pinned"):
+        if rule.fits(request) and not (exported and rule.lowering in PINS):
             gain, source = backends.measured(rule)
             return Choice(rule.lowering, rule.why, gain, source)
     return Choice("direct", "as it stands: no other way is known to be faster")
@@ -72,7 +72,7 @@ def chosen(request: Request, platform: str, plan: str = "auto", exported: bool =
 
 def forced(request: Request, plan: str, exported: bool = False) -> Choice:
     """The lowering that the user names, or as it stands where a transformation has left nothing to lower so."""
-    if exported and plan == "pinned":
+    if exported and plan in PINS:
         return Choice("direct", "as jax.export refuses pinned layouts")
     broken = misfit(request, plan)
     return Choice("direct", f"as plan={plan!r} {broken}") if broken else Choice(plan, "as asked")
@@ -124,6 +124,11 @@ def misfit(request: Request, lowering: str) -> str:
         ),
         "looped": (request.batch > 1, "needs a batch of over 1"),
         "unrolled": (request.k <= backends.UNROLLED, f"needs a contracted size of at most {backends.UNROLLED}"),
+        "widened": (request.lhs_dtype.startswith("float8"), "needs 8-bit floats"),
+        "shifted": (
+            request.lhs_dtype == "uint8" and "int" in request.dtype and "64" not in request.dtype,
+            "needs uint8 operands and an integer result of at most 32 bits",
+        ),
         "split": (request.k % 2 == 0, "needs a contracted size that is a multiple of 2"),
     }
     fits, need = needs.get(lowering, (True, ""))

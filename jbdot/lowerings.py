@@ -64,7 +64,8 @@ def looped(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     rhs, rhs_order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST))
     numbers = ((lhs_order - 1,), (rhs_order - 1,)), ((), ())
     most = max(1, min(BLOCK_BYTES // (4 * request.k * (request.m + request.n)), request.batch // STEPS))
-    block = math.gcd(request.batch, 1 << most.bit_length() - 1)
+    is_row = request.m == 1 and request.n == 1  # then a dot of several is a slow loop again
+    block = 1 if is_row else math.gcd(request.batch, 1 << most.bit_length() - 1)
 
     def one(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
         return lax.dot_general(*operands, numbers, request.precision, request.dtype)
@@ -108,8 +109,32 @@ def split(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return lax.reduce_sum(parts, (1,)).astype(request.dtype).reshape(request.out)
 
 
+def widened(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """8-bit floats as bfloat16, which holds each of them exactly and has a kernel of its own."""
+    wide = request.cast("bfloat16")
+    return pinned(wide, lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16))
+
+
+def shifted(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """uint8 as int8, which has a kernel of its own: sum (x + 128) (y + 128) = sum x y + 128 (sum x + sum y) + 128^2 k.
+
+    Sums are of int32 and wrap, so that the bits are those of the sum in uint32.
+    """
+    c = request.contraction
+    x, y = (lax.bitcast_convert_type(operand ^ jnp.uint8(128), jnp.int8) for operand in (lhs, rhs))
+    total = pinned(request.cast("int8", "int32"), x, y) + jnp.int32(128**2 * request.k)
+    for operand, labels in ((x, c.lhs), (y, c.rhs)):
+        axes = tuple(axis for axis, label in enumerate(labels) if label in c.contracting)
+        left = tuple(label for label in labels if label not in c.contracting)
+        sums = lax.reduce_sum(operand.astype(jnp.int32), axes) * jnp.int32(128)
+        total = total + _ordered(sums, left, c.dot_out)
+    return total.astype(request.dtype)
+
+
+PINS: Final = ("pinned", "widened", "shifted")  # hold a custom call, which `jax.export` refuses
 LOWERINGS: Final[dict[str, Lowering]] = {
-    lowering.__name__: lowering for lowering in (direct, pinned, padded, looped, reduced, unrolled, split)
+    lowering.__name__: lowering
+    for lowering in (direct, pinned, padded, looped, reduced, unrolled, split, widened, shifted)
 }
 
 
@@ -141,15 +166,19 @@ def _dot(request: Request, lhs: jax.Array, rhs: jax.Array, order: int) -> jax.Ar
 
 
 def _aligned(request: Request, x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
-    """Puts x's axes into this order, widened to the sum's dtype, with unit axes for labels that it has not."""
+    """Puts x's axes into this order, widened to the sum's dtype."""
+    return _ordered(x, labels, order).astype(request.sum_dtype)
+
+
+def _ordered(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
+    """Puts x's axes into this order, with unit axes for labels that it has not."""
     x = lax.transpose(x, [labels.index(label) for label in order if label in labels])
-    x = lax.convert_element_type(x, request.sum_dtype)
     return lax.expand_dims(x, [axis for axis, label in enumerate(order) if label not in labels])
 
 
 def _picked(x: jax.Array, labels: Labels, at: dict[str | None, int]) -> tuple[jax.Array, Labels]:
     """Takes one index of each label in `at`."""
-    start = [at[label] if label in at else 0 for label in labels]
+    start = [at.get(label, 0) for label in labels]
     stop = [at[label] + 1 if label in at else size for label, size in zip(labels, x.shape, strict=True)]
     dropped = tuple(axis for axis, label in enumerate(labels) if label in at)
     return lax.squeeze(lax.slice(x, start, stop), dropped), tuple(label for label in labels if label not in at)

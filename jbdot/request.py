@@ -55,6 +55,10 @@ class Request:
         left, right, result = names
         return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, known_precision(precision))
 
+    def cast(self, dtype: str, out: str | None = None) -> "Request":
+        """The same dot of operands of another dtype."""
+        return dataclasses.replace(self, lhs_dtype=dtype, rhs_dtype=dtype, dtype=out or self.dtype)
+
     def __str__(self) -> str:
         lhs, rhs = array_text("", self.lhs, self.lhs_dtype), array_text("", self.rhs, self.rhs_dtype)
         return f"{self.contraction}: {lhs}, {rhs} -> {array_text('', self.out, self.dtype)}"

@@ -145,7 +145,7 @@ def test_a_peer_answers_says_what_it_cannot_and_is_missed_when_it_ends():
         assert "NumPy has no gradients" in peer.prepare(case.task | {"gradient": True})["unable"]
         assert "NumPy has no bfloat16" in peer.prepare(case.task | {"dtype": "bfloat16"})["unable"]
         peer._process.kill()
-        with pytest.raises(Lost, match="numpy.*ended"):
+        with pytest.raises(Lost, match=r"numpy.*ended"):
             peer.block(1)
     finally:
         peer.close()
