@@ -13,8 +13,6 @@ Compiled text is compared in tests/test_transforms.py: there it is equal, not me
 import argparse
 import gc
 import json
-import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -32,6 +30,7 @@ from jax import lax
 from jax import numpy as jnp
 
 import jbdot
+from benchmarks.timing import block_us, machine, spread
 from jbdot import Contraction
 
 BOUNDS = {"eager": 1.3, "einsum": 0.5, "trace": 1.5, "import_s": 0.2}
@@ -60,25 +59,17 @@ def calls(x: jax.Array, y: jax.Array) -> dict[str, Callable[[], Any]]:
     }
 
 
-def block_us(call: Callable[[], Any], repeats: int) -> float:
-    """Microseconds for each of `repeats` calls in a row, the last awaited."""
-    start = time.perf_counter_ns()
-    for _ in range(repeats - 1):
-        call()
-    jax.block_until_ready(call())
-    return (time.perf_counter_ns() - start) / repeats / 1e3
-
-
 def eager(blocks: int, repeats: int, track: Callable[..., Any]) -> list[dict[str, Any]]:
     """Measures each call beside the bare one, blocks of both in turn."""
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(rng.random(shape, np.float32)) for shape in ((4, 4, 5), (4, 5, 8)))
     bare = jax.jit(lambda x, y: lax.dot_general(x, y, NUMBERS))
+    wait = jax.block_until_ready
     rows: list[dict[str, Any]] = []
     for name, call in track(calls(x, y).items(), total=13, description="eager calls"):
         few = max(repeats // 10, 10) if "jnp.einsum" in name else repeats
-        block_us(lambda: bare(x, y), repeats), block_us(call, few)  # compile and warm up
-        pairs = [(block_us(lambda: bare(x, y), repeats), block_us(call, few)) for _ in range(blocks)]
+        block_us(lambda: bare(x, y), repeats, wait), block_us(call, few, wait)  # compile and warm up
+        pairs = [(block_us(lambda: bare(x, y), repeats, wait), block_us(call, few, wait)) for _ in range(blocks)]
         rows.append({"call": name, "bare_us": spread([a for a, _ in pairs]), "call_us": spread([b for _, b in pairs])})
         rows[-1]["ratio"] = spread([b / a for a, b in pairs])
     return rows
@@ -135,12 +126,6 @@ def importing(rounds: int, track: Callable[..., Any]) -> dict[str, float]:
     )
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median with 10th and 90th percentile."""
-    tenths = statistics.quantiles(values, n=10) if len(values) > 1 else values * 9
-    return {"median": round(statistics.median(values), 4), "p10": round(tenths[0], 4), "p90": round(tenths[8], 4)}
-
-
 def report(results: dict[str, Any], console: rich.console.Console) -> None:
     """Prints the results with their bounds."""
     cell = lambda found: f"{found['median']:.2f} ({found['p10']:.2f} to {found['p90']:.2f})"  # noqa: E731
@@ -157,26 +142,6 @@ def report(results: dict[str, Any], console: rich.console.Console) -> None:
     console.print(
         f"import jbdot, after jax: {cell(results['import_s'])} s (bound {BOUNDS['import_s']} s)", highlight=False
     )
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jax.lib.__version__}
-    devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-    return {**versions, "numpy": np.__version__, "jbdot": jbdot_version(), "devices": devices, "processor": processor()}
-
-
-def jbdot_version() -> str:
-    from importlib.metadata import version
-
-    return version("jbdot")
-
-
-def processor() -> str:
-    """The processor's model name, where the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

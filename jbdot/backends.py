@@ -123,6 +123,8 @@ def _small_turned(r: Request) -> bool:
 def _many_small(r: Request) -> bool:
     if not _is(r, "float32", "float16", *INT8) or not _is_matrix(r):
         return False
+    if r.contraction.rhs[-1] not in r.contraction.rhs_free:  # then the products do not lie side by side
+        return False
     return 8 <= r.k <= 16 and max(r.m, r.n) <= 16 and _work(r) >= 1 << 19
 
 
@@ -169,13 +171,15 @@ def _blocks(r: Request) -> bool:
         return False
     if _is(r, *INT8):
         return _FAST and _elements(r) >= (1 << 20 if r.k >= 128 else 1 << 22)
-    return _elements(r) >= 1 << 18 and (_is(r, "float16") or (_FAST and _is(r, "bfloat16")))
+    if _FAST:
+        return _is(r, *HALF) and _elements(r) >= 1 << 18
+    return _is(r, "float16") and _elements(r) >= 1 << 21
 
 
 def _few_vectors(r: Request) -> bool:
     wanted = INT8 + (("bfloat16",) if _FAST else ())
     least = 1 << 18 if _is(r, *INT8) else 1 << 20
-    few = (r.batch < 8 and r.k >= 256) or (not _FAST and _elements(r) >= 1 << 20)
+    few = (r.batch < 8 and r.k >= 256) or (not _FAST and r.k >= 64 and _elements(r) >= 1 << 22)
     return _is(r, *wanted) and _is_vector(r) and _leads(r) and few and _elements(r) >= least
 
 
