@@ -1,8 +1,8 @@
-"""Measures every rule of `jbdot/backends.py` on its own case, and writes `jbdot/measured.json` (`python -m benchmarks.rules`).
+"""Measures every rule of `jbdot/backends.py` on its own case, for `jbdot/measured.json` (`python -m benchmarks.rules`).
 
 Each case is timed side by side with one `lax.dot_general`, in alternating blocks, on random operands (standard normal;
 integers from -9 to 9). The file keeps the figures of every version of JAX that it was made with; this command replaces
-those of the version at hand. TPU rules are not timed: theirs are the TPU compiler's estimates (`python -m benchmarks.tpu`).
+those of the version at hand. Rules for TPUs are not timed: see `python -m benchmarks.tpu`.
 """
 
 import argparse

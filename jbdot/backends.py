@@ -189,7 +189,7 @@ def _rows(r: Request) -> bool:
 
 
 def _beyond_cache(r: Request) -> bool:
-    return _is(r, "float32") and _is_vector(r) and _leads(r) and r.batch > 1 and _elements(r) >= 1 << 24
+    return _FAST and _is(r, "float32") and _is_vector(r) and _leads(r) and r.batch > 1 and _elements(r) >= 1 << 24
 
 
 def _float8(r: Request) -> bool:
