@@ -178,6 +178,12 @@ class Contraction:
         return self.batch + self.lhs_free + self.rhs_free
 
     @functools.cached_property
+    def is_turned(self) -> bool:
+        """Whether the result has rhs' free labels before lhs', so that swapping the operands gives its order: no."""
+        turned = self.batch + self.rhs_free + self.lhs_free
+        return self.dot_out != turned == tuple(label for label in self.out if label is not None)
+
+    @functools.cached_property
     def permutation(self) -> Axes:
         """Where each label of the result stands in `dot_out`: `(0, 1, 2)`."""
         return _positions(_once(self.out), self.dot_out)

@@ -39,11 +39,11 @@ def pinned(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """One dot of operands that lie as (batch, m, k) and as (batch, k, n) or (batch, n, k).
 
     An operand that has to move is copied into a pinned layout. A transpose alone would not do: the compiler
-    folds it back into the dot.
+    folds it back into the dot. So is the result pinned, as a transpose that follows would turn the dot around.
     """
     lhs, _ = _merged(request, lhs, "lhs", (_K_LAST,), pin=True)
     rhs, order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST), pin=True)
-    return _dot(request, lhs, rhs, order).reshape(request.out)
+    return _pinned(_dot(request, lhs, rhs, order)).reshape(request.out)
 
 
 def padded(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -78,6 +78,10 @@ def reduced(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     c = request.contraction
     larger, smaller = (c.lhs, c.rhs) if lhs.size > rhs.size else (c.rhs, c.lhs)
     order = (*larger, *(label for label in smaller if label not in larger))
+    if lhs.size > rhs.size:  # a broadcast that another operation shares would be written to memory
+        rhs = lax.optimization_barrier(rhs)
+    else:
+        lhs = lax.optimization_barrier(lhs)
     product = _product(_aligned(request, lhs, c.lhs, order), _aligned(request, rhs, c.rhs, order))
     total = _sum(product, [axis for axis, label in enumerate(order) if label in c.contracting])
     left = [label for label in order if label not in c.contracting]
@@ -122,7 +126,8 @@ def shifted(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """
     c = request.contraction
     x, y = (lax.bitcast_convert_type(operand ^ jnp.uint8(128), jnp.int8) for operand in (lhs, rhs))
-    total = pinned(request.cast("int8", "int32"), x, y) + jnp.int32(128**2 * request.k)
+    offset = (128**2 * request.k + 2**31) % 2**32 - 2**31  # wrapped, as the sums are
+    total = pinned(request.cast("int8", "int32"), x, y) + jnp.int32(offset)
     for operand, labels in ((x, c.lhs), (y, c.rhs)):
         axes = tuple(axis for axis, label in enumerate(labels) if label in c.contracting)
         left = tuple(label for label in labels if label not in c.contracting)
@@ -151,9 +156,13 @@ def _merged(
     order = stands[0] if stands else nearest if nearest in allowed else allowed[0]
     if not stands:
         x = lax.transpose(x, [labels.index(label) for label in orders[order]])
-        if pin:
-            x = with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+        x = _pinned(x) if pin else x
     return x.reshape([request.size(group) for group in groups[order]]), order
+
+
+def _pinned(x: jax.Array) -> jax.Array:
+    """X in memory as its axes stand."""
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
 def _dot(request: Request, lhs: jax.Array, rhs: jax.Array, order: int) -> jax.Array:

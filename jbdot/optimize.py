@@ -22,7 +22,7 @@ from jax.extend import core, linear_util, source_info_util
 from jbdot.choice import PLATFORMS, Choice, chosen, known
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, Refusal, array_text
-from jbdot.primitive import dot_general_p, equations, planned_equation, with_equations
+from jbdot.primitive import dot_general_p, equations, planned_equation, straightened, with_equations
 from jbdot.request import Request
 from jbdot.table import table
 
@@ -252,7 +252,7 @@ def replanned(jaxpr: Any, plan: str) -> Any:
     """The same jaxpr, open or closed, with each dot in it planned, and each in the jaxprs of its equations."""
     made = _MADE.setdefault(plan, weakref.WeakKeyDictionary())
     if jaxpr not in made:
-        made[jaxpr] = with_equations(jaxpr, [_equation(equation, plan) for equation in equations(jaxpr)])
+        made[jaxpr] = straightened(with_equations(jaxpr, [_equation(equation, plan) for equation in equations(jaxpr)]))
     return made[jaxpr]
 
 

@@ -105,8 +105,21 @@ class Planned:
             return lhs
         return jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether the result has rhs' free axes before lhs', so that with rhs first no transpose is left."""
+        return self.contraction.is_turned and not self.sparse
+
+    @property
+    def swapped(self) -> "Planned":
+        """The same with rhs first."""
+        c = self.contraction
+        return dataclasses.replace(self, contraction=Contraction(c.rhs, c.lhs, c.out), lhs=self.rhs, rhs=self.lhs)
+
     def request(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> Request:
         """Gives the dot that operands of these shapes and dtypes come down to."""
+        if self.is_turned:
+            return self.swapped.request(rhs, lhs, _reversed(precision), preferred_element_type)
         c = self.contraction
         sizes = c.sizes(self.lhs.shape(lhs.shape), self.rhs.shape(rhs.shape))
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
@@ -134,6 +147,8 @@ class Planned:
             TypeError, ValueError: `lax.dot_general` refuses the precision, element type or sharding, or the named
                 lowering does not fit.
         """
+        if self.is_turned and plan != "direct":
+            return self.swapped.run(rhs, lhs, _reversed(precision), preferred_element_type, out_sharding, plan)
         c = self.contraction
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
         promised = jax.ShapeDtypeStruct(
@@ -158,6 +173,10 @@ class Planned:
             out = _arrange(out, c)
         chex.assert_trees_all_equal_shapes_and_dtypes(out, promised)
         return out
+
+
+def _reversed(precision: Any) -> Any:
+    return precision[::-1] if isinstance(precision, tuple) else precision
 
 
 def _refusal(error: Exception, precision: Any, preferred_element_type: Any, out_sharding: Any) -> Refusal | None:

@@ -6,6 +6,7 @@ function is right on CPU, GPU and TPU, and the contractions of a gradient are pl
 JAX asks of a primitive is answered by `lax.dot_general`'s own rules, whose dots are then planned in their turn.
 """
 
+import collections
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,47 @@ def _planned(jaxpr: Any, plan: str) -> Any:
     return with_equations(jaxpr, [planned_equation(equation, plan) for equation in equations(jaxpr)])
 
 
+def straightened(jaxpr: Any) -> Any:
+    """The same jaxpr, where a transpose that only turns a planned dot's result around is gone, its operands swapped.
+
+    Gradients are full of them, as lax writes the dot with the cotangent first. XLA folds such a transpose into the
+    dot by itself; what it then runs is another dot than the one that was chosen for.
+    """
+    found = equations(jaxpr)
+    given_back = getattr(jaxpr, "jaxpr", jaxpr).outvars
+    uses = collections.Counter(id(x) for variables in (given_back, *(e.invars for e in found)) for x in variables)
+    made = {id(e.outvars[0]): e for e in found if e.primitive is dot_general_p and _is_free(e.params)}
+    turned: dict[int, Any] = {}  # by what is replaced: None for the dot, the new dot for the transpose
+    for equation in found:
+        dot = made.get(id(equation.invars[0])) if equation.primitive is lax.transpose_p else None
+        if dot is not None and uses[id(dot.outvars[0])] == 1 and _turns(dot, equation.params["permutation"]):
+            turned[id(dot)], turned[id(equation)] = None, _swapped(dot, equation.outvars)
+    changed = [turned.get(id(equation), equation) for equation in found]
+    return with_equations(jaxpr, [equation for equation in changed if equation is not None])
+
+
+def _is_free(params: dict[str, Any]) -> bool:
+    """Whether a dot may be said in another way: it is not asked to stand as it is, and no axis has a place to be."""
+    return params["plan"] != "direct" and params["out_sharding"] is None
+
+
+def _turns(dot: Any, permutation: tuple[int, ...]) -> bool:
+    """Whether a permutation puts the free axes of rhs, in their order, before those of lhs."""
+    (lhs_contracting, _), (lhs_batch, _) = dot.params["dimension_numbers"]
+    batch, rank = len(lhs_batch), dot.outvars[0].aval.ndim
+    last = dot.invars[0].aval.ndim - len(lhs_contracting)
+    return batch < last < rank and tuple(permutation) == (*range(batch), *range(last, rank), *range(batch, last))
+
+
+def _swapped(dot: Any, outvars: Any) -> Any:
+    """The same dot with rhs first."""
+    (lc, rc), (lb, rb) = dot.params["dimension_numbers"]
+    precision = dot.params["precision"]
+    precision = precision[::-1] if isinstance(precision, tuple) else precision
+    params = {**dot.params, "dimension_numbers": ((rc, lc), (rb, lb)), "precision": precision}
+    return dot.replace(invars=dot.invars[::-1], outvars=outvars, params=params)
+
+
 def planned_equation(equation: Any, plan: str) -> Any:
     """Puts the planned dot where lax's stands."""
     if equation.primitive is not lax.dot_general_p:
@@ -92,7 +134,8 @@ def _evaluate(jaxpr: Any, *args: Any) -> Any:
 def _replanned(rule: Callable[..., Any], plan: str, *args: Any) -> Any:
     """Runs one of lax's rules with each dot in it planned."""
     jaxpr = jax.make_jaxpr(rule)(*args)
-    return _evaluate(with_equations(jaxpr, [planned_equation(equation, plan) for equation in equations(jaxpr)]), *args)
+    found = [planned_equation(equation, plan) for equation in equations(jaxpr)]
+    return _evaluate(straightened(with_equations(jaxpr, found)), *args)
 
 
 @dot_general_p.def_effectful_abstract_eval

@@ -79,7 +79,7 @@ def test_vmap_and_gradients_are_chosen_for_as_they_stand(seen):
     seen.clear()
     jax.jit(jax.grad(lambda x, y: jbdot.batch_dot(x, y).sum(), (0, 1))).lower(x, y)
     shapes = sorted((request.m, request.k, request.n) for _, request in seen)
-    assert shapes == [(3, 5, 4), (5, 3, 4)]  # both of the backward pass; the forward one is not needed
+    assert shapes == [(3, 5, 4), (4, 3, 5)]  # both of the backward pass; the forward one is not needed
     seen.clear()
     jax.jit(jax.hessian(lambda x: (jbdot.batch_dot(x, y) ** 2).sum())).lower(array(6, 3, 4))
     assert [request.lhs[0] for _, request in seen] == [72, 72]  # of the second derivative: all directions at once
@@ -162,6 +162,27 @@ def test_the_default_precision_of_jax_holds():
     assert equation.params["precision"] == (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
     (equation,) = jax.make_jaxpr(jbdot.batch_dot)(x, y).eqns
     assert equation.params["precision"] is None
+
+
+def test_no_transpose_is_left_where_swapping_the_operands_will_do():
+    x, y = array(4, 3, 5), array(4, 5, 6)
+
+    def names(function, *args):
+        return [e.primitive.name for e in jax.make_jaxpr(function)(*args).eqns]
+
+    def turned(x, y):
+        return jbdot.contract("b m k, b k n -> b n m", x, y)
+
+    assert names(turned, x, y) == ["dot_general"]
+    np.testing.assert_array_equal(turned(x, y), np.swapaxes(x @ y, 1, 2))
+    pullback = lambda x, y, ct: jax.vjp(jbdot.batch_dot, x, y)[1](ct)  # noqa: E731
+    assert "transpose" not in names(pullback, x, y, x @ y)
+    dx, dy = pullback(x, y, x @ y)
+    np.testing.assert_array_equal(dx, (x @ y) @ np.swapaxes(y, 1, 2))
+    np.testing.assert_array_equal(dy, np.swapaxes(x, 1, 2) @ (x @ y))
+    highest = lax.Precision.HIGHEST, lax.Precision.DEFAULT
+    (dot,) = jax.make_jaxpr(lambda x, y: jbdot.contract("b m k, b k n -> b n m", x, y, precision=highest))(x, y).eqns
+    assert dot.params["precision"] == highest[::-1]
 
 
 def test_one_trace_of_lax_for_one_kind_of_dot():
