@@ -167,7 +167,7 @@ def _bfloat16_long(r: Request) -> bool:
 def _blocks(r: Request) -> bool:
     if not _is_vector(r) or r.batch < 8 or not _leads(r) or r.k < 64:
         return False
-    if _free(r) < (8 if _ends_in_k(r, _matrix(r)) else 16):
+    if _free(r) < (8 if _ends_in_k(r, _matrix(r)) else 32 if _elements(r) < 1 << 22 else 16):
         return False
     if _is(r, *INT8):
         return _FAST and _elements(r) >= (1 << 20 if r.k >= 128 else 1 << 22)

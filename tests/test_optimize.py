@@ -435,7 +435,7 @@ def test_a_train_step():
     for _ in range(2):
         (loss, *new), (want, *old) = jax.jit(optimize(step))(*planned), jax.jit(step)(*plain)
         planned, plain = (*new, x, y), (*old, x, y)
-        jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, 1e-5, 1e-5), (loss, new), (want, old))
+        jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, 1e-4, 1e-4), (loss, new), (want, old))
 
 
 def test_report_names_every_line():
