@@ -118,19 +118,22 @@ def bench(
     """Time a call on this machine: each lowering, einsum, PyTorch and TensorFlow if installed, and the limit."""
     from jbdot import bench as benchmark
 
-    door = find(function, dialect)
     left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
     wanted = None if out_dtype is None else dtype_of(out_dtype)
     given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
-    request = jbdot.explain(door, *call(door, left, right, given), preferred_element_type=wanted).request
-    if request is None:
+    explanation = answered(function, dialect, left, right, given, wanted)
+    if explanation.request is None:
         raise ValueError("a sparse operand has one lowering only: there is nothing to compare.")
     with rich.progress.Progress(console=errors, transient=True) as bar:
-        found = benchmark.bench(request, seconds, functools.partial(bar.track, description="timing"))
+        found = benchmark.bench(explanation.request, seconds, functools.partial(bar.track, description="timing"))
     table = rich.table.Table(*found.head, box=None, header_style="bold")
     for row in found.rows():
         table.add_row(*row, style="bold" if "choice" in row[0] else "")
-    console.print(f"{found.request}\non {found.device}, jax {jax.__version__}\n", highlight=False, markup=False)
+    console.print(
+        f"{explanation.call()}\n{found.request}\non {found.device}, jax {jax.__version__}\n",
+        highlight=False,
+        markup=False,
+    )
     console.print(table, f"\nlimit: {found.limit_us:.4g} us (peak and bandwidth as measured here)", highlight=False)
 
 
@@ -238,6 +241,19 @@ def find(function: str, dialect: str | None) -> Callable[..., Any]:
     if door is None:
         raise ValueError(f"there is no {f'{dialect}.' if dialect else ''}{function}. There are {', '.join(named)}.")
     return door
+
+
+def answered(function: str, dialect: str | None, lhs: Any, rhs: Any, given: dict[str, Any], wanted: Any) -> Explanation:
+    """Explains a call; where no dialect is named and jbdot's own refuses its dtype, of the next that takes it."""
+    own = find(function, dialect)
+    doors = [own, *(door for door in PLANNERS if dialect is None and door.__name__ == own.__name__ and door is not own)]
+    refusals: list[Exception] = []
+    for door in doors:
+        try:
+            return jbdot.explain(door, *call(door, lhs, rhs, given), preferred_element_type=wanted)
+        except (ValueError, TypeError, IndexError) as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def options(

@@ -13,6 +13,7 @@ from jbdot.request import Request
 from jbdot.timing import rounds
 
 _SIDE: Final = 1024  # of the matrix product: compute-bound on every device, and short
+_SECONDS: Final = 0.3  # of measuring each
 _BYTES: Final = 256 << 20  # read to measure bandwidth: far more than any cache
 
 
@@ -28,10 +29,10 @@ def peak_flops(dtype: str, out: str) -> float:
     x, y = (jnp.asarray(draw.standard_normal((_SIDE, _SIDE)) * 3, dtype) for _ in range(2))
     calls: dict[str, Any] = {}
     for lhs, rhs in ((1, 0), (1, 1), (0, 0)):
-        dot = jax.jit(functools.partial(lax.dot_general, dimension_numbers=(((lhs,), (rhs,)), ((), ())),
-                                        preferred_element_type=jnp.dtype(out)))  # fmt: skip
-        calls[f"{lhs}{rhs}"] = functools.partial(dot, x, y)
-    best_us = min(min(times) for times in rounds(calls, 0.3).values())
+        numbers = (((lhs,), (rhs,)), ((), ()))
+        dot = functools.partial(lax.dot_general, dimension_numbers=numbers, preferred_element_type=jnp.dtype(out))
+        calls[f"{lhs}{rhs}"] = functools.partial(jax.jit(dot), x, y)
+    best_us = min(min(times) for times in rounds(calls, _SECONDS).values())
     return 2 * _SIDE**3 * (4 if dtype.startswith("complex") else 1) / best_us * 1e6
 
 
@@ -39,7 +40,7 @@ def peak_flops(dtype: str, out: str) -> float:
 def bandwidth() -> float:
     """Bytes a second that a sum over 256 MiB of float32 reads."""
     x = jnp.zeros(_BYTES // 4, jnp.float32)
-    (times,) = rounds({"read": functools.partial(jax.jit(jnp.sum), x)}, 0.3).values()
+    (times,) = rounds({"read": functools.partial(jax.jit(jnp.sum), x)}, _SECONDS).values()
     return _BYTES / min(times) * 1e6
 
 

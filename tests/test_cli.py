@@ -96,3 +96,26 @@ def test_usage_errors_and_help():
     assert runner.invoke(cli.app, ["explain"]).exit_code == 2
     shown = runner.invoke(cli.app, ["--help"])
     assert all(command in shown.output for command in ("explain", "run", "doctor", "demo"))
+
+
+def test_bench(jbdot, monkeypatch):
+    from jbdot import limits
+
+    monkeypatch.setattr(limits, "limit_us", lambda request: 1.0)  # measuring the machine takes a second
+    monkeypatch.setenv("JBDOT_TUNED", "off")
+    args = ("bench", "batch_dot", "2x4x8", "2x4x8", "--axes", "1,1", "--dtype", "bfloat16", "--seconds", "0.02")
+    code, out, _ = jbdot(*args)
+    assert code == 0
+    for fact in ("keras.batch_dot(x bfloat16[2,4,8]", "direct", "pinned", "jnp.einsum", "choice", "limit: 1 us"):
+        assert fact in out
+    args = ("bench", "contract", "2x4x8", "2x8x4", "--equation", "bmk,bkn->bmn", "--dtype", "int8")
+    assert "int32[2,4,4]" in jbdot(*args, "--out-dtype", "int32", "--seconds", "0.02")[1]
+    assert jbdot("bench", "batch_dot", "2x4x8", "2x5x8")[0] == 2
+
+
+def test_doctor_says_what_malloc_does(monkeypatch):
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in cli.large_results("")
+    assert "malloc is set" in cli.large_results("glibc.malloc.hugetlb=1")
+    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
+    assert "malloc is set: libjemalloc.so" in cli.large_results("")
