@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import jax
 
+from jbdot.lowerings import LANES, filled, lane
 from jbdot.request import Request
 
 UNROLLED: Final = 64  # the most products that `unrolled` writes out
@@ -160,8 +161,9 @@ def _scattered(r: Request) -> bool:
 
 
 def _bfloat16_long(r: Request) -> bool:
-    long = r.k >= 512 or (r.k >= 256 and r.batch < 8)
-    return _is(r, "bfloat16") and _is_vector(r) and long and _ends_in_k(r, _matrix(r)) and _elements(r) >= 1 << 18
+    if not _is(r, "bfloat16") or not _is_vector(r) or not _ends_in_k(r, _matrix(r)) or _elements(r) < 1 << 18:
+        return False
+    return r.k >= 512 or (r.batch < 8 and (r.k >= 256 or (r.k >= 64 and _elements(r) >= 1 << 21)))
 
 
 def _blocks(r: Request) -> bool:
@@ -177,10 +179,13 @@ def _blocks(r: Request) -> bool:
 
 
 def _few_vectors(r: Request) -> bool:
-    wanted = INT8 + (("bfloat16",) if _FAST else ())
-    least = 1 << 18 if _is(r, *INT8) else 1 << 20
-    few = (r.batch < 8 and r.k >= 256) or (not _FAST and r.k >= 64 and _elements(r) >= 1 << 22)
-    return _is(r, *wanted) and _is_vector(r) and _leads(r) and few and _elements(r) >= least
+    if not _is(r, *INT8, *(("bfloat16",) if _FAST else ())) or not _is_vector(r) or not _leads(r):
+        return False
+    if r.batch >= 8:
+        return not _FAST and r.k >= 64 and _elements(r) >= 1 << 22
+    if _is(r, *INT8):
+        return _elements(r) >= (1 << 18 if r.k >= 256 else 1 << 20) and r.k >= 64
+    return _elements(r) >= 1 << 20 and r.k >= 256
 
 
 def _rows(r: Request) -> bool:
@@ -232,7 +237,20 @@ CPU: Final = (
     Rule("cpu beyond cache", "reduced", "as the matrices are read once from memory, in their own order", _beyond_cache,
          ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "float32")),
 )  # fmt: skip
-RULES: Final[dict[str, tuple[Rule, ...]]] = {"cpu": CPU}
+
+
+def _lanes(r: Request) -> bool:
+    """By the compiler's estimates for v5e, v5p and v6e: faster on all three, most where batches are large."""
+    if not _is(r, "float32", "bfloat16", *INT8) or not _is_matrix(r) or r.batch < 2048:
+        return False
+    return max(r.m, r.n, r.k) <= 16 and r.k <= 2 * min(r.m, r.n) and filled(r, lane(r), LANES) >= 0.7
+
+
+TPU: Final = (
+    Rule("tpu small matrices", "lanes", "as small matrices leave most of a matrix unit and of a register empty", _lanes,
+         ("b m k, b k n -> b m n", (8192, 4, 5), (8192, 5, 8), "bfloat16")),
+)  # fmt: skip
+RULES: Final[dict[str, tuple[Rule, ...]]] = {"cpu": CPU, "tpu": TPU}
 
 
 @functools.cache

@@ -124,6 +124,10 @@ def misfit(request: Request, lowering: str) -> str:
         ),
         "looped": (request.batch > 1, "needs a batch of over 1"),
         "unrolled": (request.k <= backends.UNROLLED, f"needs a contracted size of at most {backends.UNROLLED}"),
+        "lanes": (
+            request.k <= backends.UNROLLED and bool(request.contraction.batch),
+            f"needs a batch, and a contracted size of at most {backends.UNROLLED}",
+        ),
         "widened": (request.lhs_dtype.startswith("float8"), "needs 8-bit floats"),
         "shifted": (
             request.lhs_dtype == "uint8" and "int" in request.dtype and "64" not in request.dtype,

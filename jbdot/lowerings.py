@@ -23,7 +23,9 @@ ROWS: Final = 4  # a vector and its zeros: what kernels for matrices take at ful
 BLOCK_BYTES: Final = 4 << 20  # of operands widened to 32 bits: what stays in cache
 STEPS: Final = 16  # of a loop at least, so that blocks are small where everything fits in cache
 PIECES: Final = 16  # of a long contraction
-LANES: Final = 8  # of a vector register
+SUMS: Final = 8  # side by side: a vector register of a CPU
+LANES: Final = 128  # of a vector register of a TPU, by 8 sublanes
+SUBLANES: Final = 8
 
 # Where the contracted axis stands once axes are merged into three.
 _K_FIRST: Final = 1  # (batch, k, free)
@@ -136,10 +138,32 @@ def shifted(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return total.astype(request.dtype)
 
 
-PINS: Final = ("pinned", "widened", "shifted")  # hold a custom call, which `jax.export` refuses
+def lanes(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """As `unrolled`, with the batch along a TPU's lanes: operands and result are pinned with one batch axis last."""
+    c = request.contraction
+    last = lane(request)
+    rest = tuple(label for label in c.batch if label != last)
+    free = sorted(c.lhs_free + c.rhs_free, key=lambda label: filled(request, label, SUBLANES))
+    lhs = _laid(lhs, c.lhs, (*rest, *c.contracting, *c.lhs_free, last))
+    rhs = _laid(rhs, c.rhs, (*rest, *c.contracting, *c.rhs_free, last))
+    return _laid(unrolled(request, lhs, rhs), c.dot_out, (*rest, *free, last))
+
+
+def lane(request: Request) -> str:
+    """The batch axis that fills a TPU's lanes best."""
+    return max(request.contraction.batch, key=lambda label: filled(request, label, LANES))
+
+
+def filled(request: Request, label: str, tile: int) -> float:
+    """The part that an axis fills of whole tiles."""
+    size = request.sizes[label]
+    return size / (-(-size // tile) * tile)
+
+
+PINS: Final = ("pinned", "widened", "shifted", "lanes")  # hold a custom call, which `jax.export` refuses
 LOWERINGS: Final[dict[str, Lowering]] = {
     lowering.__name__: lowering
-    for lowering in (direct, pinned, padded, looped, reduced, unrolled, split, widened, shifted)
+    for lowering in (direct, pinned, padded, looped, reduced, unrolled, lanes, split, widened, shifted)
 }
 
 
@@ -158,6 +182,11 @@ def _merged(
         x = lax.transpose(x, [labels.index(label) for label in orders[order]])
         x = _pinned(x) if pin else x
     return x.reshape([request.size(group) for group in groups[order]]), order
+
+
+def _laid(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
+    """X as it is, in memory with its axes in this order."""
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(labels.index(label) for label in order)))
 
 
 def _pinned(x: jax.Array) -> jax.Array:
@@ -203,13 +232,13 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _sum(x: jax.Array, axes: list[int]) -> jax.Array:
     """Sums in several sums side by side, which are added at the end: faster, and less is lost than in one."""
-    if not axes or x.shape[axes[-1]] % LANES:
+    if not axes or x.shape[axes[-1]] % SUMS:
         return lax.reduce_sum(x, tuple(axes))
     axis = axes[-1]
     if axis == x.ndim - 1:  # a register's width of neighbours
-        parts, lane = _cut(x, axis, x.shape[axis] // LANES), axis + 1
+        parts, lane = _cut(x, axis, x.shape[axis] // SUMS), axis + 1
         return lax.reduce_sum(lax.reduce_sum(parts, tuple(axes)), (lane - len(axes),))
-    parts = _cut(x, axis, LANES)
+    parts = _cut(x, axis, SUMS)
     return lax.reduce_sum(lax.reduce_sum(parts, (*axes[:-1], axis + 1)), (axis - len(axes) + 1,))
 
 
