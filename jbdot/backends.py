@@ -189,7 +189,7 @@ def _few_vectors(r: Request) -> bool:
 
 
 def _rows(r: Request) -> bool:
-    least = {"float16": 1 << 18, "complex64": 1 << 20}.get(r.lhs_dtype)
+    least = {"float16": 1 << (18 if _FAST else 20), "complex64": 1 << 20}.get(r.lhs_dtype)
     return _is_row(r) and r.batch >= 64 and r.k >= 64 and least is not None and _elements(r) >= least
 
 

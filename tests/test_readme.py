@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import jax
@@ -66,6 +67,29 @@ def test_costs_are_those_of_the_stored_results():
             )
         )
     assert [tuple(row[2:]) for row in rows("What it costs")] == list(zip(*columns, strict=True))
+
+
+def suite(path):
+    """The medians of a stored run, as times faster: {(workload, dtype, direction): {spelling or peer: gain}}."""
+    _, *found = (json.loads(line) for line in path.read_text().splitlines())
+    return {
+        (row["workload"], row["dtype"], row["direction"]): {
+            way: 1 / ratio["median"] for way, ratio in row["ratios"].items()
+        }
+        for row in found
+        if "ratios" in row
+    }
+
+
+def test_gains_are_those_of_the_stored_results():
+    runs = [suite(path) for path in sorted(RESULTS.glob("suite-jax-*.jsonl"))]
+    assert len(runs) == 2
+    for workload, dtype, direction, *cells in rows("Measured"):
+        if workload == "geometric mean of all":
+            gains = [[row[direction] for row in run.values() if direction in row] for run in runs]
+            assert cells == [f"{statistics.geometric_mean(found):.2f}" for found in gains]
+        else:
+            assert cells == [f"{run[workload, dtype, direction]['bare']:.2g}" for run in runs]
 
 
 def test_changelog_names_the_version():
