@@ -10,7 +10,7 @@ from jax.experimental import sparse
 
 import jbdot
 from jbdot import front_door, keras, keras_tf1, planned, tensorflow
-from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
+from jbdot.front_door import PLANNERS, SETTINGS, extra_defaults, operand_names, public_name
 
 
 def test_every_front_door_has_the_three_keywords():
@@ -25,17 +25,18 @@ def test_every_front_door_has_the_three_keywords():
 
 
 def test_dot_general_has_laxs_signature():
-    ours, theirs = (inspect.signature(f).parameters for f in (jbdot.dot_general, jax.lax.dot_general))
-    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
-        (p.name, p.kind, p.default) for p in theirs.values()
-    ]
+    ours, theirs = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+        for f in (jbdot.dot_general, jax.lax.dot_general)
+    )
+    assert ours == [*theirs, ("plan", inspect.Parameter.KEYWORD_ONLY, "auto")]
 
 
 def test_planners_take_the_public_arguments():
     for door in PLANNERS:
         public = [*inspect.signature(door).parameters]
         planned = [*operand_names(door), *extra_defaults(door)]
-        assert set(planned) >= set(public) - {"precision", "preferred_element_type", "out_sharding"}, public_name(door)
+        assert set(planned) >= set(public) - set(SETTINGS), public_name(door)
 
 
 def test_public_functions_are_documented():
