@@ -243,7 +243,8 @@ def _lanes(r: Request) -> bool:
     """By the compiler's estimates for v5e, v5p and v6e: faster on all three, most where batches are large."""
     if not _is(r, "float32", "bfloat16", *INT8) or not _is_matrix(r) or r.batch < 2048:
         return False
-    return max(r.m, r.n, r.k) <= 16 and r.k <= 2 * min(r.m, r.n) and filled(r, lane(r), LANES) >= 0.7
+    full = filled(r, lane(r), LANES)
+    return max(r.m, r.n, r.k) <= 16 and r.k <= 2 * min(r.m, r.n) and full >= 0.7 and full * r.batch >= 2000
 
 
 TPU: Final = (
