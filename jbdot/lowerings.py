@@ -146,7 +146,9 @@ def lanes(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     free = sorted(c.lhs_free + c.rhs_free, key=lambda label: filled(request, label, SUBLANES))
     lhs = _laid(lhs, c.lhs, (*rest, *c.contracting, *c.lhs_free, last))
     rhs = _laid(rhs, c.rhs, (*rest, *c.contracting, *c.rhs_free, last))
-    return _laid(unrolled(request, lhs, rhs), c.dot_out, (*rest, *free, last))
+    # Barriers: else a copy is sliced first, and the slices get layouts of their own.
+    out = unrolled(request, *lax.optimization_barrier((lhs, rhs)))
+    return lax.optimization_barrier(_laid(out, c.dot_out, (*rest, *free, last)))
 
 
 def lane(request: Request) -> str:
