@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import jax
 
-from jbdot.lowerings import LANES, filled, lane
+from jbdot.lowerings import BLOCKED, LANES, block_rows, filled, lane
 from jbdot.request import Request
 
 UNROLLED: Final = 64  # the most products that `unrolled` writes out
@@ -152,15 +152,35 @@ def _turned(r: Request) -> bool:
         return False
     if _is(r, *INT8) or (_FAST and _is(r, "bfloat16")):
         return min(r.m, r.n) >= 8 and r.k >= 12 and _work(r) >= 1 << 18
-    fits = min(r.m, r.n) >= 8 and 16 <= r.k <= 16 * min(r.m, r.n) and _work(r) >= 1 << 20
+    fits = min(r.m, r.n) >= 8 and 16 <= r.k <= 16 * min(r.m, r.n) and _work(r) >= 1 << 22
     return _FAST and _is(r, "float32", "float16") and fits
+
+
+def _tall(r: Request) -> bool:
+    """A wide lhs that would have to move, and an rhs and a result that are small beside it."""
+    if not _is(r, "float32", *HALF) or not _lhs_turned(r):
+        return False
+    return r.m >= 8 * r.n and r.n >= 8 and r.k >= 64 and _work(r) >= 1 << 18
 
 
 def _scattered(r: Request) -> bool:
     return _is(r, *FLOATS) and _is_vector(r) and not _leads(r) and _elements(r) >= 1 << 20
 
 
+def _narrow_rows(r: Request) -> bool:
+    """A matrix of 8 or 16 bits that lies in rows along its contracted axis, and a vector that stays in L1."""
+    if not _is(r, *HALF, *INT8) or not _is_vector(r) or not _leads(r) or not _ends_in_k(r, _matrix(r)):
+        return False
+    if not _FAST and _is(r, "bfloat16") and r.batch > 1:  # XLA widens it before the loop
+        return False
+    if r.batch == 1 and block_rows(r) * r.k < 1 << 14 and r.lhs_dtype in BLOCKED:
+        return False
+    return r.k < 4096 and _elements(r) >= (1 << 17 if r.k >= 64 else 1 << 23) and r.k >= 16
+
+
 def _bfloat16_long(r: Request) -> bool:
+    if _FAST and r.batch < 8:
+        return False
     if not _is(r, "bfloat16") or not _is_vector(r) or not _ends_in_k(r, _matrix(r)) or _elements(r) < 1 << 18:
         return False
     return r.k >= 512 or (r.batch < 8 and (r.k >= 256 or (r.k >= 64 and _elements(r) >= 1 << 21)))
@@ -193,10 +213,6 @@ def _rows(r: Request) -> bool:
     return _is_row(r) and r.batch >= 64 and r.k >= 64 and least is not None and _elements(r) >= least
 
 
-def _beyond_cache(r: Request) -> bool:
-    return _FAST and _is(r, "float32") and _is_vector(r) and _leads(r) and r.batch > 1 and _elements(r) >= 1 << 24
-
-
 def _float8(r: Request) -> bool:
     return r.lhs_dtype.startswith("float8") and _is_matrix(r) and min(r.m, r.n) >= 8 and _work(r) >= 1 << 18
 
@@ -224,18 +240,20 @@ CPU: Final = (
          ("b k, b k n -> b n", (4096, 32), (4096, 32, 32), "float16")),
     Rule("cpu turned", "pinned", "as the fast kernels take lhs contracted on its last axis only", _turned,
          ("b k m, b k n -> b m n", (64, 128, 128), (64, 128, 128), "int8")),
+    Rule("cpu tall", "pinned", "as it means less to copy rhs and the result than lhs", _tall,
+         ("k m, k n -> m n", (1024, 768), (1024, 16), "float32")),
     Rule("cpu scattered", "reduced", "as a dot would copy the matrix to bring its batch axes to the front", _scattered,
          ("b h d, b s h d -> b h s", (4, 12, 64), (4, 2048, 12, 64), "float32")),
+    Rule("cpu narrow rows", "fused", "as a dot would widen the whole matrix in memory first", _narrow_rows,
+         ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "float16")),
     Rule("cpu long bfloat16 vectors", "reduced", "as the bfloat16 kernel takes matrices only", _bfloat16_long,
-         ("m k, k -> m", (2048, 2048), (2048,), "bfloat16")),
+         ("m k, k -> m", (2048, 4096), (4096,), "bfloat16")),
     Rule("cpu few vectors", "padded", "as the kernels for 8 and 16 bits take matrices only", _few_vectors,
-         ("m k, k -> m", (2048, 2048), (2048,), "int8")),
+         ("m k, k -> m", (4096, 4096), (4096,), "int8")),
     Rule("cpu blocks of vectors", "looped", "as a dot would widen the whole matrix in memory first", _blocks,
-         ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "bfloat16")),
+         ("b k m, b k -> b m", (1024, 128, 128), (1024, 128), "float16")),
     Rule("cpu rows", "looped", "as a dot of many rows is a slow loop, and a loop of dots is not", _rows,
          ("b k, b k -> b", (16384, 256), (16384, 256), "float16")),
-    Rule("cpu beyond cache", "reduced", "as the matrices are read once from memory, in their own order", _beyond_cache,
-         ("b m k, b k -> b m", (1024, 128, 128), (1024, 128), "float32")),
 )  # fmt: skip
 
 

@@ -116,12 +116,14 @@ def misfit(request: Request, lowering: str) -> str:
         return ""
     if not _can_choose(request):
         return "needs known sizes that are not 0, operands of one dtype, and no named algorithm"
+    narrow_vector = (
+        (request.m == 1 or request.n == 1) and jnp.dtype(request.lhs_dtype).itemsize <= 2,
+        "needs a vector (an operand without free axes of size over 1) of 8 or 16-bit numbers: wider ones would be "
+        "summed in an order that loses more than that of kernels for vectors",
+    )
     needs = {
-        "padded": (
-            (request.m == 1 or request.n == 1) and jnp.dtype(request.lhs_dtype).itemsize <= 2,
-            "needs a vector (an operand without free axes of size over 1) of 8 or 16-bit numbers: kernels for "
-            "matrices sum wider ones in an order that loses more than kernels for vectors do",
-        ),
+        "padded": narrow_vector,
+        "fused": narrow_vector,
         "looped": (request.batch > 1, "needs a batch of over 1"),
         "unrolled": (request.k <= backends.UNROLLED, f"needs a contracted size of at most {backends.UNROLLED}"),
         "lanes": (

@@ -24,6 +24,8 @@ BLOCK_BYTES: Final = 4 << 20  # of operands widened to 32 bits: what stays in ca
 STEPS: Final = 16  # of a loop at least, so that blocks are small where everything fits in cache
 PIECES: Final = 16  # of a long contraction
 SUMS: Final = 8  # side by side: a vector register of a CPU
+BLOCK: Final = 1 << 16  # elements of a matrix
+BLOCKED: Final = ("bfloat16", "float16") if jax.__version_info__ >= (0, 12) else ()
 LANES: Final = 128  # of a vector register of a TPU, by 8 sublanes
 SUBLANES: Final = 8
 
@@ -42,7 +44,12 @@ def pinned(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
     An operand that has to move is copied into a pinned layout. A transpose alone would not do: the compiler
     folds it back into the dot. So is the result pinned, as a transpose that follows would turn the dot around.
+    Where it means less to copy, rhs goes first and the result is turned.
     """
+    if min(request.m, request.n) > 1 and _moved(request.swapped) + math.prod(request.out) < _moved(request):
+        c = request.contraction
+        out = pinned(request.swapped, rhs, lhs)
+        return _pinned(_ordered(out, c.batch + c.rhs_free + c.lhs_free, c.dot_out))
     lhs, _ = _merged(request, lhs, "lhs", (_K_LAST,), pin=True)
     rhs, order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST), pin=True)
     return _pinned(_dot(request, lhs, rhs, order)).reshape(request.out)
@@ -50,14 +57,42 @@ def pinned(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 def padded(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """A vector and a matrix in each batch: the vector becomes the first row of a matrix, the others are zero."""
-    if request.m == 1:
-        vector, matrix, side = lhs, rhs, ("lhs", "rhs")
-    else:
-        vector, matrix, side = rhs, lhs, ("rhs", "lhs")
+    vector, matrix, side = _vector_first(request, lhs, rhs)
     row, _ = _merged(request, vector, side[0], (_K_LAST,))
     rows = lax.pad(row, jnp.zeros((), row.dtype), ((0, 0, 0), (0, ROWS - 1, 0), (0, 0, 0)))
     matrix, order = _merged(request, matrix, side[1], (_K_LAST, _K_FIRST))
     return lax.slice_in_dim(_dot(request, rows, matrix, order), 0, 1, axis=1).reshape(request.out)
+
+
+def fused(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """A vector of one axis by a matrix (k, n), block by block, which the backend fuses with what makes the matrix.
+
+    So 8 and 16-bit matrices are widened and turned as they are read, and nothing wide is written to memory. A block
+    is the matrix of a batch element, or, without a batch, rows of the one matrix: where a kernel library takes the
+    dots of a whole program (`BLOCKED`), it leaves those in a loop alone.
+    """
+    vector, matrix, side = _vector_first(request, lhs, rhs)
+    vector, _ = _merged(request, vector, side[0], (_K_LAST,))
+    matrix, order = _merged(request, matrix, side[1], (_K_LAST, _K_FIRST))
+
+    def one(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
+        row, block = operands
+        block = lax.transpose(block, (1, 0)) if order == _K_LAST else block
+        return lax.dot_general(row, block, (((0,), (0,)), ((), ())), request.precision, request.dtype)
+
+    if request.batch > 1:
+        return lax.map(one, (vector[:, 0], matrix)).reshape(request.out)
+    rows = block_rows(request) if order == _K_LAST and request.lhs_dtype in BLOCKED else matrix.shape[1]
+    if rows == matrix.shape[1]:
+        return one((vector[0, 0], matrix[0])).reshape(request.out)
+    blocks = matrix.reshape(-1, rows, request.k)
+    return lax.map(lambda block: one((vector[0, 0], block)), blocks).reshape(request.out)
+
+
+def block_rows(request: Request) -> int:
+    """Rows of a matrix, of those that a vector meets, in blocks of equal size."""
+    rows = max(request.m, request.n)
+    return math.gcd(rows, 1 << max(0, (BLOCK // request.k).bit_length() - 1))
 
 
 def looped(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -165,8 +200,13 @@ def filled(request: Request, label: str, tile: int) -> float:
 PINS: Final = ("pinned", "widened", "shifted", "lanes")  # hold a custom call, which `jax.export` refuses
 LOWERINGS: Final[dict[str, Lowering]] = {
     lowering.__name__: lowering
-    for lowering in (direct, pinned, padded, looped, reduced, unrolled, lanes, split, widened, shifted)
+    for lowering in (direct, pinned, padded, fused, looped, reduced, unrolled, lanes, split, widened, shifted)
 }
+
+
+def _vector_first(request: Request, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array, tuple[str, str]]:
+    """The operand without free axes, the other, and which side each is."""
+    return (lhs, rhs, ("lhs", "rhs")) if request.m == 1 else (rhs, lhs, ("rhs", "lhs"))
 
 
 def _merged(
@@ -184,6 +224,14 @@ def _merged(
         x = lax.transpose(x, [labels.index(label) for label in orders[order]])
         x = _pinned(x) if pin else x
     return x.reshape([request.size(group) for group in groups[order]]), order
+
+
+def _moved(request: Request) -> int:
+    """Elements that `pinned` copies: of lhs where it is no (batch, m, k), of rhs where it is no matrix either way."""
+    c = request.contraction
+    lhs = c.lhs != c.batch + c.lhs_free + c.contracting
+    rhs = c.rhs not in (c.batch + c.rhs_free + c.contracting, c.batch + c.contracting + c.rhs_free)
+    return lhs * math.prod(request.lhs) + rhs * math.prod(request.rhs)
 
 
 def _laid(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:

@@ -98,12 +98,17 @@ def _turns(dot: Any, permutation: tuple[int, ...]) -> bool:
 
 
 def _swapped(dot: Any, outvars: Any) -> Any:
-    """The same dot with rhs first."""
-    (lc, rc), (lb, rb) = dot.params["dimension_numbers"]
-    precision = dot.params["precision"]
-    precision = precision[::-1] if isinstance(precision, tuple) else precision
-    params = {**dot.params, "dimension_numbers": ((rc, lc), (rb, lb)), "precision": precision}
+    """The same dot with rhs first, marked `turned`: where it is lowered as it stands, it stands as it was written."""
+    params = {**_reversed(dot.params), "turned": True}
     return dot.replace(invars=dot.invars[::-1], outvars=outvars, params=params)
+
+
+def _reversed(params: dict[str, Any]) -> dict[str, Any]:
+    """A dot's parameters for its operands the other way round."""
+    (lc, rc), (lb, rb) = params["dimension_numbers"]
+    precision = params["precision"]
+    precision = precision[::-1] if isinstance(precision, tuple) else precision
+    return {**params, "dimension_numbers": ((rc, lc), (rb, lb)), "precision": precision}
 
 
 def planned_equation(equation: Any, plan: str) -> Any:
@@ -139,22 +144,23 @@ def _replanned(rule: Callable[..., Any], plan: str, *args: Any) -> Any:
 
 
 @dot_general_p.def_effectful_abstract_eval
-def _abstract(lhs: Any, rhs: Any, *, plan: str, **params: Any) -> Any:
-    del plan
+def _abstract(lhs: Any, rhs: Any, *, plan: str, turned: bool = False, **params: Any) -> Any:
+    del plan, turned
     return lax.dot_general_p.abstract_eval(lhs, rhs, **params)
 
 
-_run: Final[Any] = jax.jit(dot_general_p.bind, static_argnames=(*_PARAMS, "plan"))
+_run: Final[Any] = jax.jit(dot_general_p.bind, static_argnames=(*_PARAMS, "plan", "turned"))
 
 
 @dot_general_p.def_impl
-def _impl(lhs: Any, rhs: Any, *, plan: str, **params: Any) -> Any:
+def _impl(lhs: Any, rhs: Any, *, plan: str, turned: bool = False, **params: Any) -> Any:
     if jax.config.jax_disable_jit:  # then nothing is lowered, and there is nothing to plan
         return lax.dot_general_p.bind(lhs, rhs, **params)
-    return _run(lhs, rhs, plan=plan, **params)
+    return _run(lhs, rhs, plan=plan, turned=turned, **params)
 
 
-def _batch(axis: Any, args: Any, dims: Any, *, plan: str, **params: Any) -> Any:
+def _batch(axis: Any, args: Any, dims: Any, *, plan: str, turned: bool = False, **params: Any) -> Any:
+    del turned
     found: list[Any] = []
 
     def rule(*args: Any) -> Any:
@@ -166,8 +172,9 @@ def _batch(axis: Any, args: Any, dims: Any, *, plan: str, **params: Any) -> Any:
     return out, found[0]
 
 
-def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, plan: str, **params: Any) -> Any:
+def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, plan: str, turned: bool = False, **params: Any) -> Any:
     """The gradient of one operand is a dot of the cotangent and the other, of other axes: planned anew."""
+    del plan, turned
     unknown = ad.UndefinedPrimal((lhs, rhs)[side].aval)
 
     def rule(cotangent: Any, known: Any) -> Any:
@@ -182,14 +189,14 @@ def _remat(saveable: Any, unknown: Any, instantiated: Any, equation: Any) -> Any
     left = [x for x, known in zip(equation.invars, instantiated, strict=True) if not known and hasattr(x, "count")]
     if any(unknown):
         return None, equation, [True], [True], left
-    params = {name: value for name, value in equation.params.items() if name != "plan"}
+    params = {name: value for name, value in equation.params.items() if name not in ("plan", "turned")}
     kept = saveable(lax.dot_general_p, *(x.aval for x in equation.invars), **params)
     if kept is True or type(kept).__name__ == "SaveableType":
         return equation, None, [False], [False], []
     return equation, equation, [False], [True], left
 
 
-def _lower(context: Any, lhs: Any, rhs: Any, *, platform: str, plan: str, **params: Any) -> Any:
+def _lower(context: Any, lhs: Any, rhs: Any, *, platform: str, plan: str, turned: bool = False, **params: Any) -> Any:
     (left, right), (out,) = context.avals_in, context.avals_out
     request = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
     if _is_local(context):
@@ -198,10 +205,21 @@ def _lower(context: Any, lhs: Any, rhs: Any, *, platform: str, plan: str, **para
     else:
         lowering = direct
     if lowering is direct:
-        run: Callable[..., Any] = functools.partial(lax.dot_general_p.bind, **params)
+        run: Callable[..., Any] = functools.partial(_bare, turned, **params)
     else:
         run = functools.partial(lowering, request)
     return mlir.lower_fun(run, multiple_results=False)(context, lhs, rhs)
+
+
+def _bare(turned: bool, lhs: Any, rhs: Any, **params: Any) -> Any:
+    """Lax's own dot; of one that was turned, as it was before."""
+    if not turned:
+        return lax.dot_general_p.bind(lhs, rhs, **params)
+    back = _reversed(params)
+    out = lax.dot_general_p.bind(rhs, lhs, **back)
+    (rhs_contracting, _), (batch, _) = back["dimension_numbers"]
+    first, last = len(batch), rhs.ndim - len(rhs_contracting)
+    return lax.transpose(out, (*range(first), *range(last, out.ndim), *range(first, last)))
 
 
 def _is_local(context: Any) -> bool:

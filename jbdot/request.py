@@ -59,6 +59,13 @@ class Request:
         """The same dot of operands of another dtype."""
         return dataclasses.replace(self, lhs_dtype=dtype, rhs_dtype=dtype, dtype=out or self.dtype)
 
+    @functools.cached_property
+    def swapped(self) -> "Request":
+        """The same dot with rhs first, so that its result has rhs' free axes before lhs'."""
+        (lc, rc), (lb, rb) = self.dimension_numbers
+        precision = self.precision[::-1] if isinstance(self.precision, tuple) else self.precision
+        return Request(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, ((rc, lc), (rb, lb)), self.dtype, precision)
+
     def __str__(self) -> str:
         lhs, rhs = array_text("", self.lhs, self.lhs_dtype), array_text("", self.rhs, self.rhs_dtype)
         return f"{self.contraction}: {lhs}, {rhs} -> {array_text('', self.out, self.dtype)}"
@@ -112,7 +119,9 @@ class Request:
         """The dtype in which a sum of products may grow without losing to `lax.dot_general`."""
         if self.dtype.startswith("float8"):
             return "float32"
-        return _SUMS.get(self.dtype) or _SUMS_UNSIGNED.get(self.dtype) or self.dtype
+        found = _SUMS.get(self.dtype) or _SUMS_UNSIGNED.get(self.dtype) or self.dtype
+        wider = jnp.dtype(self.lhs_dtype).itemsize > jnp.dtype(found).itemsize
+        return self.lhs_dtype if wider else found  # operands are narrowed by no one before they are multiplied
 
     @functools.cached_property
     def is_static(self) -> bool:

@@ -131,3 +131,14 @@ def test_the_same_call_twice_gives_the_same_bits(dtype):
         first = result(lowering, "bkm,bkn->bmn", dtype, None, x, y)
         if first is not None:
             np.testing.assert_array_equal(first, result(lowering, "bkm,bkn->bmn", dtype, None, x, y), err_msg=lowering)
+
+
+def test_operands_wider_than_the_result_are_multiplied_as_they_are(x64):
+    x, y = jnp.array([[1 + 2.0**-30, 1.0]] * 2), jnp.array([[1.0, -1.0]] * 2)
+    numbers = ((1,), (1,)), ((0,), (0,))
+    request = Request.of(x, y, jax.ShapeDtypeStruct((2,), "float32"), numbers, None)
+    assert {"unrolled", "reduced", "split"} <= set(candidates(request))
+    for lowering in candidates(request):
+        out = LOWERINGS[lowering](request, x, y)
+        assert out.dtype == "float32"
+        assert (out == 2.0**-30).all(), lowering
