@@ -152,7 +152,7 @@ def _turned(r: Request) -> bool:
         return False
     if _is(r, *INT8) or (_FAST and _is(r, "bfloat16")):
         return min(r.m, r.n) >= 8 and r.k >= 12 and _work(r) >= 1 << 18
-    fits = min(r.m, r.n) >= 8 and 16 <= r.k <= 16 * min(r.m, r.n) and _work(r) >= 1 << 22
+    fits = min(r.m, r.n) >= 8 and 16 <= r.k <= 16 * min(r.m, r.n) and _work(r) >= 1 << 23
     return _FAST and _is(r, "float32", "float16") and fits
 
 
