@@ -6,12 +6,15 @@ from jbdot.contraction import Contraction
 from jbdot.explain import Explanation, explain
 from jbdot.keras_tf1 import batch_dot, dot
 from jbdot.optimize import optimize
+from jbdot.sharded import sharded
+from jbdot.sharding_plan import ShardingPlan, plan_sharding
 from jbdot.tensorflow import matmul
 from jbdot.tune import tune
 
 __all__ = [
     "Contraction",
     "Explanation",
+    "ShardingPlan",
     "batch_dot",
     "contract",
     "dot",
@@ -22,6 +25,8 @@ __all__ = [
     "matmul",
     "mxnet",
     "optimize",
+    "plan_sharding",
+    "sharded",
     "tensorflow",
     "theano",
     "tune",

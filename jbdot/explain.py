@@ -19,6 +19,7 @@ from jbdot.front_door import (
     SETTINGS,
     as_array,
     bound,
+    extra_defaults,
     given,
     operand_names,
     others,
@@ -26,8 +27,11 @@ from jbdot.front_door import (
     public_name,
     refused,
 )
+from jbdot.mesh_axes import mesh_of
 from jbdot.planned import Operand, Planned, canonical
 from jbdot.request import Request
+from jbdot.sharded import sharded
+from jbdot.sharding_plan import ShardingPlan
 from jbdot.table import table
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ class Explanation:
         request: The dot that it comes down to; None for a sparse operand.
         lowerings: For each backend ("cpu", "gpu", "tpu") the lowering that runs there on one device, and why; none
             for a sparse operand.
+        over_mesh: How it is spread where the operands are on a mesh; None where they are on one device.
         arithmetic: For each backend the arithmetic that the dtypes and the precision really get.
         elsewhere: For every other front door its name, and the result's shape for the same call
             or why it refuses.
@@ -74,6 +79,7 @@ class Explanation:
     request: Request | None
     lowerings: dict[str, Choice]
     arithmetic: dict[str, str]
+    over_mesh: ShardingPlan | None
     elsewhere: tuple[tuple[str, tuple[int, ...] | str], ...]
 
     @property
@@ -198,6 +204,7 @@ class Explanation:
             f"  {self.formula}",
             table([self.head, *self.rows()]),
             table(self.facts()),
+            *([] if self.over_mesh is None else [f"over the mesh: {self.over_mesh}"]),
             "  the same call elsewhere\n" + table(self.answers()),
         )
         return "\n\n".join(parts)
@@ -206,12 +213,14 @@ class Explanation:
         return str(self)
 
     def _repr_html_(self) -> str:
+        over_mesh = "" if self.over_mesh is None else f"<pre>{html.escape(str(self.over_mesh))}</pre>"
         labels = "".join(_html_row(row, colour=COLOURS[self.colour(row[0])]) for row in self.rows())
         return (
             f"<p><code>{html.escape(self.call())}</code></p><p><code>{html.escape(self.formula)}</code></p>"
             f"{self._svg()}"
             f"<table>{_html_row(self.head, tag='th')}{labels}</table>"
-            f"<table>{''.join(map(_html_row, self.facts()))}</table><p><b>The same call elsewhere</b></p>"
+            f"<table>{''.join(map(_html_row, self.facts()))}</table>"
+            f"{over_mesh}<p><b>The same call elsewhere</b></p>"
             f"<table>{''.join(map(_html_row, self.answers()))}</table>"
         )
 
@@ -312,11 +321,27 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         None if planned.sparse else request,
         choices,
         {name: arithmetic(request, name, choice.lowering) for name, choice in choices.items()},
+        _over_mesh(function, lhs, rhs, arguments, settings),
         tuple(
             (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, Planned) else str(answer))
             for door, answer in others(function, lhs, rhs, arguments)
         ),
     )
+
+
+def _over_mesh(
+    function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: dict[str, Any]
+) -> ShardingPlan | None:
+    """The plan of a call over the mesh that its operands are on, where that has several devices and figures."""
+    mesh = mesh_of(lhs) or mesh_of(rhs)
+    if mesh is None or mesh.size == 1 or isinstance(function, type):
+        return None
+    left, right = operand_names(function)
+    call = {left: lhs, right: rhs, **dict(zip(extra_defaults(function), arguments, strict=True))}
+    try:
+        return sharded(function, settings["out_sharding"]).plan(**call)
+    except ValueError:  # no figures are known for the devices, or nothing can be said of such a call
+        return None
 
 
 def _abstract(x: Any) -> Any:
@@ -326,7 +351,7 @@ def _abstract(x: Any) -> Any:
             raise BadType("a shape must have sizes of 0 or more", repr(x))
         return jax.ShapeDtypeStruct(tuple(x), jnp.float32)
     if isinstance(x, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype))
+        return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype), sharding=x.sharding)
     return as_array(x)
 
 

@@ -6,7 +6,7 @@ Reading `Planned.run` from top to bottom is following the data from operands to 
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Final
 
 import chex
 import jax
@@ -79,6 +79,7 @@ class Entry:
 
 
 AS_IS = Entry()
+_NAMED: Final = 5  # shardings of a result in an error message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,18 @@ class Planned:
         """The same with rhs first."""
         c = self.contraction
         return dataclasses.replace(self, contraction=Contraction(c.rhs, c.lhs, c.out), lhs=self.rhs, rhs=self.lhs)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether operands enter as they are: no step of their dialect's, no unit axis, nothing summed in one alone."""
+        c = self.contraction
+        return (self.lhs, self.rhs, c.lhs, c.rhs) == (AS_IS, AS_IS, c.lhs_kept, c.rhs_kept)
+
+    def entered(self, lhs: Any, rhs: Any) -> tuple[Any, Any]:
+        """The operands as the dot takes them: with the steps of their dialect, and the axes that it keeps."""
+        c = self.contraction
+        lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
+        return _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
 
     def request(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> Request:
         """Gives the dot that operands of these shapes and dtypes come down to."""
@@ -155,18 +168,18 @@ class Planned:
             self.out_shape(lhs.shape, rhs.shape),
             self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted),
         )
-        lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
         if self.sparse:
+            lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
             out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding, plan))
         else:
-            lhs, rhs = _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
+            lhs, rhs = self.entered(lhs, rhs)
             sharding = _dot_sharding(out_sharding, c)
             try:
                 out = dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, sharding, plan)
             except Refusal:
                 raise
             except Exception as error:
-                refusal = _refusal(error, precision, preferred_element_type, out_sharding)
+                refusal = _refusal(error, c, (lhs, rhs), (precision, preferred_element_type, out_sharding))
                 if refusal is None:
                     raise
                 raise refusal from error
@@ -179,20 +192,36 @@ def _reversed(precision: Any) -> Any:
     return precision[::-1] if isinstance(precision, tuple) else precision
 
 
-def _refusal(error: Exception, precision: Any, preferred_element_type: Any, out_sharding: Any) -> Refusal | None:
+def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settings: tuple[Any, ...]) -> Refusal | None:
     """Says what `lax.dot_general` refused; None for what is not about the call."""
     if type(error).__name__ == "ShardingTypeError":
         return BadValue(
-            "the operands' shardings must say how the result is sharded",
-            str(error),
-            "Name it: out_sharding=jax.sharding.PartitionSpec(...)",
+            "the operands' shardings must say how the result is sharded", str(error), _shardings(c, *operands)
         )
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return None
-    asked = {"precision": precision, "preferred_element_type": preferred_element_type, "out_sharding": out_sharding}
+    asked = dict(zip(("precision", "preferred_element_type", "out_sharding"), settings, strict=True))
     given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
     kind = BadType if isinstance(error, TypeError) else BadValue
     return kind(f"lax.dot_general must take these operands{' with ' if given else ''}{given}", str(error))
+
+
+def _shardings(c: Contraction, lhs: Any, rhs: Any) -> str:
+    """The shardings that the result may have, as code, with what each has to send."""
+    from jbdot import mesh_axes  # the planner of meshes knows this module, and only an error needs it here
+    from jbdot.hardware import known
+    from jbdot.sharding_plan import bytes_text, plan_sharding
+
+    kept = Contraction(c.lhs_kept, c.rhs_kept, c.out)
+    left, right = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.typeof(x).sharding) for x in (lhs, rhs))
+    try:
+        found = plan_sharding(kept, left, right, hardware=known("cpu")).outputs
+    except ValueError:  # a mesh that says too little
+        return "Name it: out_sharding=jax.sharding.PartitionSpec(...)"
+    named = [f"out_sharding={mesh_axes.code(spec)} (sends {bytes_text(way.sent)})" for spec, way in found.items()]
+    return (
+        f"Name one, P being jax.sharding.PartitionSpec, with what each device has to send: {', '.join(named[:_NAMED])}"
+    )
 
 
 def canonical(dtype: Any) -> Any:

@@ -1,11 +1,14 @@
 """Each rule that can break, and the facts in its message."""
 
+import functools
 import re
 
 import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from meshes import mesh
 
 import jbdot
 from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
@@ -179,3 +182,18 @@ def test_an_operand_survives_a_refused_call():
     with pytest.raises(ValueError):
         jbdot.dot(x, ones(5, 6))
     np.testing.assert_array_equal(x, np.ones((3, 4)))
+
+
+def test_an_ambiguous_result_on_explicit_axes_is_named_as_code_with_bytes():
+    on = mesh((2, 4), kind="Explicit")
+    with jax.set_mesh(on):
+        x = jax.device_put(jnp.ones((16, 8, 32)), NamedSharding(on, PartitionSpec(None, None, ("x", "y"))))
+        y = jax.device_put(jnp.ones((16, 32, 8)), NamedSharding(on, PartitionSpec(None, ("x", "y"))))
+        with pytest.raises(ValueError, match="must say how the result is sharded") as refused:
+            jbdot.batch_dot(x, y)
+        found = re.findall(r"out_sharding=(P\(.*?\)) \(sends ([\d.]+ \w+)\)", str(refused.value))
+        assert len(found) == 5
+        assert found[0][1] == "3.58 kB"
+        for code, _ in found:  # as code to paste
+            named = eval(code, {"P": PartitionSpec})
+            assert jax.eval_shape(functools.partial(jbdot.batch_dot, out_sharding=named), x, y).shape == (16, 8, 8)

@@ -7,6 +7,8 @@ import pytest
 from jax import export
 from jax import numpy as jnp
 from jax.experimental import sparse
+from jax.sharding import PartitionSpec
+from meshes import mesh, struct
 
 import jbdot
 from jbdot.explain import COLOURS
@@ -131,3 +133,15 @@ def test_picture(function, args, tmp_path):
     assert len(colours) >= len({explanation.colour(label) for label in (*c.lhs, *c.rhs, *c.out)})
     figure.savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_operands_on_a_mesh_show_the_collectives():
+    on = mesh((2, 4))
+    x = struct((16, 8, 32), "float32", on, ((), (), ("x", "y")))
+    y = struct((16, 32, 8), "float32", on, ((), ("x", "y"), ()))
+    told = jbdot.explain(jbdot.batch_dot, x, y, out_sharding=PartitionSpec(("x", "y")))
+    assert told.over_mesh.spec == PartitionSpec(("x", "y"))
+    assert "over the mesh: b m k, b k n -> b m n on x=2, y=4 of CPU" in str(told)
+    assert "reduce-scatter  out" in str(told)
+    assert "reduce-scatter" in told._repr_html_()
+    assert jbdot.explain(jbdot.batch_dot, (2, 3, 4), (2, 4, 5)).over_mesh is None

@@ -1,0 +1,113 @@
+"""The fewest bytes that any way to spread a contraction can send: two bounds that hold whatever is done.
+
+What must arrive. A device ends with a block of the result. Each element of it is a sum over all contracted indices, of
+which the device has some factors. Either it gets every factor that is missing for the element, or at least one partial
+sum of it. Let R rows and C columns of a block of M by N be made from factors alone, where a missing row of lhs costs a
+and a missing column of rhs b: what arrives is M N - R C + a R + b C at least. That is linear in R and in C, and in how
+many of the rows are such as the device has a part of: its least value is at a corner, where of each kind all or none
+are. Batch elements add up, and on average a device sends what a device gets.
+
+What memory allows (Irony, Toledo, Tiskin: Communication lower bounds for distributed-memory matrix multiplication,
+J. Parallel Distrib. Comput. 64, 2004). Some device does 1/P of the F multiply-adds. With room for S elements it has to
+get at least F / (2 sqrt(2) sqrt(S) P) - S of them. For contractions without batch labels: operands meet only once.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from jax import numpy as jnp
+
+from jbdot.block import Block, Sharding
+from jbdot.candidate import Task
+from jbdot.labels import Labels
+
+Spans = dict[str, tuple[Any, Any]]  # for each label, where each device's part starts and how long it is
+
+
+def arriving(task: Task, end: Sharding) -> float:
+    """Bytes that must arrive at a device, on average, for the result to end in a sharding.
+
+    Example:
+        >>> from jbdot.contraction import Contraction
+        >>> mesh, c = {"x": 4}, Contraction.parse("m k, k n -> m n")
+        >>> lhs, rhs = (Block.of((8, 8), "float32", sharding, mesh) for sharding in ((("x",), ()), (("x",), ())))
+        >>> task = Task(c, mesh, lhs, rhs, None, (8, 8), "float32", "float32")
+        >>> arriving(task, (("x",), ()))  # of rhs 3/4 is missing, and a block of the result is a quarter
+        64.0
+    """
+    c = task.contraction
+    axes = np.indices([task.mesh[axis] for axis in task.axes]).reshape(len(task.axes), -1)
+    out = Block.of(task.shape, task.dtype, end, task.mesh)
+    wanted = _spans(c.out, out, task, axes)
+    lhs, rhs = (_spans(labels, x, task, axes) for labels, x in ((c.lhs, task.lhs), (c.rhs, task.rhs)))
+    item = [jnp.dtype(dtype).itemsize for dtype in (task.lhs.dtype, task.rhs.dtype, task.sum_dtype)]
+    both = _common(c.batch, wanted, lhs, rhs)
+    left, right = _common(c.batch, wanted, lhs), _common(c.batch, wanted, rhs)
+    kinds = {  # how many batch elements a device has parts of, by operand
+        (True, True): both,
+        (True, False): left - both,
+        (False, True): right - both,
+        (False, False): _common(c.batch, wanted) - left - right + both,
+    }
+    total = np.zeros(axes.shape[1])
+    for (has_lhs, has_rhs), count in kinds.items():
+        rows = _costs(c.lhs_free, c.contracting, wanted, lhs, has_lhs, task, item[0])
+        columns = _costs(c.rhs_free, c.contracting, wanted, rhs, has_rhs, task, item[1])
+        total += count * _least(rows, columns, item[2])
+    return float(total.mean())
+
+
+def _costs(
+    free: Labels, contracting: Labels, wanted: Spans, has: Spans, is_here: bool, task: Task, itemsize: int
+) -> tuple[tuple[Any, Any], ...]:
+    """Rows that a device has a part of, and the others: how many, and the bytes that one of them lacks."""
+    rows, whole = _common(free, wanted), math.prod(task.sizes[label] for label in contracting if label)
+    here = _common(free, wanted, has) if is_here else rows * 0
+    part = _common(contracting, has)
+    return (here, (whole - part) * itemsize), (rows - here, whole * itemsize)
+
+
+def _least(rows: tuple[tuple[Any, Any], ...], columns: tuple[tuple[Any, Any], ...], itemsize: int) -> Any:
+    """The least over all corners: of each kind of rows and columns, all made from factors, or none."""
+    size = sum(count for count, _ in rows) * sum(count for count, _ in columns)
+    found: list[Any] = []
+    for corner in itertools.product((0, 1), repeat=4):
+        made = [
+            sum(on * count for on, (count, _) in zip(some, side, strict=True))
+            for some, side in ((corner[:2], rows), (corner[2:], columns))
+        ]
+        lacking = sum(on * count * cost for on, (count, cost) in zip(corner, (*rows, *columns), strict=True))
+        found.append((size - made[0] * made[1]) * itemsize + lacking)
+    return np.minimum.reduce(found)
+
+
+def _common(labels: Labels, *spans: Spans) -> Any:
+    """How many indices of these labels each device has in all of these spans."""
+    number: Any = 1
+    for label in labels:
+        starts, ends = zip(*((span[label or ""][0], sum(span[label or ""])) for span in spans), strict=True)
+        number = number * np.maximum(0, np.minimum.reduce(ends) - np.maximum.reduce(starts))
+    return number + np.zeros(next(iter(spans[0].values()))[0].shape) if spans[0] else number
+
+
+def remembered(task: Task, room: int) -> float:
+    """Bytes that some device with room for so many must get: Irony, Toledo and Tiskin; 0 with batch labels."""
+    if task.contraction.batch:
+        return 0.0
+    itemsize = jnp.dtype(task.lhs.dtype).itemsize
+    elements, devices = room / itemsize, math.prod(task.mesh.values())
+    return max(0.0, task.flops / 2 / (2 * math.sqrt(2) * math.sqrt(elements) * devices) - elements) * itemsize
+
+
+def _spans(labels: Labels, block: Block, task: Task, axes: Any) -> Spans:
+    """Where each device's part of each label is."""
+    spans: Spans = {}
+    for label, size, factors, length in zip(labels, block.shape, block.factors, block.local, strict=True):
+        number = np.zeros(axes.shape[1], np.int64)
+        for axis, _ in factors:
+            number = number * task.mesh[axis] + axes[task.axes.index(axis)]
+        if label is not None:
+            spans[label] = number * length, np.full(axes.shape[1], size if not factors else length)
+    return spans

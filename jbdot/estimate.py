@@ -1,0 +1,92 @@
+"""What a way to spread a contraction is expected to take, and which is taken.
+
+Times are estimates: published figures of the devices (`hardware`), and collectives one after another (`links`).
+"""
+
+import dataclasses
+
+from jbdot.block import Sharding
+from jbdot.candidate import Candidate, Task, candidates
+from jbdot.collectives import AllGather, AllReduce, Cast, ReduceScatter, Slice
+from jbdot.links import Links
+from jbdot.route import Route, route
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a candidate is expected to take.
+
+    Attributes:
+        compute_us: Each device's share of the arithmetic.
+        communication_us: What is sent, one collective after another.
+        total_us: Both, less what overlaps.
+    """
+
+    compute_us: float
+    communication_us: float
+    total_us: float
+
+
+Weighed = tuple[Candidate, Estimate]
+
+
+def sensible(task: Task) -> list[Candidate]:
+    """Every way; where the result's sharding is open, without those that do work twice, unless nothing else is left."""
+    found = list(candidates(task))
+    if task.out is not None or not found:
+        return found
+    fewest = min(way.flops for way in found)
+    return [way for way in found if way.flops == fewest]
+
+
+def chosen(found: list[Weighed], task: Task, links: Links) -> tuple[list[Weighed], Weighed, bool]:
+    """The ways, best first; plain jit; and whether that is as good as the best."""
+    found = sorted(found, key=lambda pair: (pair[1].total_us, pair[0].sent, pair[0].temporary))
+    plain = plain_jit(found, found[0][0].out.end.sharding, task, links)
+    modest = [pair for pair in found if pair[0].sent <= plain[0].sent]
+    found = [*modest, *(pair for pair in found if pair[0].sent > plain[0].sent)]
+    return found, plain, found[0][0].sent >= plain[0].sent
+
+
+def plain_jit(found: list[Weighed], end: Sharding, task: Task, links: Links) -> Weighed:
+    """What XLA is expected to do by itself for this sharding of the result: a model, not a promise.
+
+    It moves operands as little as it can, by gathering them; adds partial sums whole; and only then keeps its part. It
+    neither scatters sums nor sends operands from one label to another. What it gathers it overlaps with the dot.
+    """
+    simple = [way for way, _ in found if way.out.end.sharding == end and _is_simple(way)]
+    ways = [way for way in (_summed_whole(way, task) for way in simple) if way is not None] or [found[0][0]]
+    way = min(ways, key=lambda way: (way.lhs.sent + way.rhs.sent, way.sent, way.flops))
+    estimate = estimated(way, task, links)
+    return way, dataclasses.replace(estimate, total_us=max(estimate.compute_us, estimate.communication_us))
+
+
+def _is_simple(way: Candidate) -> bool:
+    return all(isinstance(step, (Slice, AllGather)) for operand in (way.lhs, way.rhs) for step in operand.steps)
+
+
+def _summed_whole(way: Candidate, task: Task) -> Candidate | None:
+    partial = tuple(
+        axis for step in way.out.steps if isinstance(step, (ReduceScatter, AllReduce)) for axis in step.axes
+    )
+    first = (AllReduce(partial),) if partial else ()
+    block = dataclasses.replace(way.out.start, dtype=task.dtype)
+    rest = route(block, way.out.end.sharding)
+    if rest is None:
+        return None
+    cast = (Cast(task.dtype),) if way.out.start.dtype != task.dtype else ()
+    start = dataclasses.replace(rest.start, dtype=way.out.start.dtype)
+    return dataclasses.replace(way, out=Route(start, (*first, *cast, *rest.steps)))
+
+
+def estimated(way: Candidate, task: Task, links: Links) -> Estimate:
+    """Estimates a candidate: its collectives one after another, and its arithmetic."""
+    communication = sum(
+        links.time_us(step.kind, step.sent(block), step.axes)
+        for _, side in way.ways
+        for step, block in zip(side.steps, side.blocks, strict=False)
+        if not isinstance(step, (Slice, Cast))
+    )
+    touched = way.lhs.end.bytes + way.rhs.end.bytes + way.out.start.bytes
+    compute = links.hardware.compute_us(way.flops, task.lhs.dtype, touched)
+    return Estimate(compute, communication, compute + communication)

@@ -1,0 +1,156 @@
+"""Reads what JAX says of an array's sharding, and writes it again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jbdot.block import MeshAxes, Sharding
+from jbdot.errors import BadType, BadValue
+from jbdot.labels import Labels, Shape
+
+
+def read(spec: Any, ndim: int, mesh: Mapping[str, int], name: str) -> Sharding:
+    """Reads a PartitionSpec: for each axis of an array the mesh axes that cut it, the slowest first.
+
+    Raises:
+        TypeError: It is no PartitionSpec.
+        ValueError: It is longer than the array's rank, names an axis twice or one that the mesh has not, or leaves
+            one open.
+
+    Example:
+        >>> read(PartitionSpec("x", None, ("y", "z")), 4, {"x": 2, "y": 2, "z": 2}, "lhs")
+        (('x',), (), ('y', 'z'), ())
+    """
+    if not isinstance(spec, PartitionSpec):
+        raise BadType(f"the sharding of {name} must be a PartitionSpec", repr(spec))
+    if len(spec) > ndim:
+        raise BadValue(f"the PartitionSpec of {name} must not be longer than its rank", f"{spec} for rank {ndim}")
+    if any(entry is PartitionSpec.UNCONSTRAINED for entry in spec):
+        raise BadValue(f"the PartitionSpec of {name} must leave no axis unconstrained", str(spec))
+    found = tuple(_axes(entry) for entry in spec) + ((),) * (ndim - len(spec))
+    named = [axis for axes in found for axis in axes]
+    for axis in named:
+        if axis not in mesh:
+            raise BadValue(
+                "a PartitionSpec must name axes of the mesh", f"{axis!r} of {name}, and the mesh has {_list(mesh)}"
+            )
+        if named.count(axis) > 1:
+            raise BadValue(
+                "a mesh axis must cut one axis of an array only", f"{axis!r} stands twice in {spec} of {name}"
+            )
+    return found
+
+
+def divided(sharding: Sharding, shape: Shape, mesh: Mapping[str, int], name: str) -> None:
+    """Checks that every axis is cut in equal parts.
+
+    Raises:
+        ValueError: One is not. JAX cuts no array otherwise.
+    """
+    for dim, axes in enumerate(sharding):
+        parts = 1
+        for axis in axes:
+            parts *= mesh[axis]
+        if shape[dim] % parts:
+            raise BadValue(
+                "a mesh axis must cut an axis of an array in equal parts",
+                f"axis {dim} of {name} has size {shape[dim]}, for {parts} parts along {', '.join(axes)}",
+                "Pad the array, or shard another of its axes",
+            )
+
+
+def written(sharding: Sharding) -> PartitionSpec:
+    """Writes a PartitionSpec.
+
+    Example:
+        >>> written((("x",), (), ("y", "z"), ())) == PartitionSpec("x", None, ("y", "z"))
+        True
+    """
+    entries = [axes[0] if len(axes) == 1 else axes or None for axes in sharding]
+    while entries and entries[-1] is None:
+        entries.pop()
+    return PartitionSpec(*entries)
+
+
+def parse(text: str, mesh: Mapping[str, int]) -> PartitionSpec:
+    """Reads ",,xy" or ",,data+model": what cuts each axis of an array, with commas between.
+
+    Raises:
+        ValueError: A name is none of the mesh's.
+
+    Example:
+        >>> code(parse(",,xy", {"x": 4, "y": 4})), code(parse("data,,model", {"data": 2, "model": 4}))
+        ("P(None, None, ('x', 'y'))", "P('data', None, 'model')")
+    """
+    found: list[MeshAxes] = []
+    for entry in text.split(","):
+        names = [name for part in entry.strip().split("+") for name in ([part] if part in mesh else part)]
+        for name in names:
+            if name not in mesh:
+                raise BadValue(
+                    "a sharding must name axes of the mesh",
+                    f"{entry!r} in {text!r}, and the mesh has {_list(mesh)}",
+                    "Write what cuts each axis with commas between, such as ',,xy' or ',,data+model'",
+                )
+        found.append(tuple(names))
+    return written(tuple(found))
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Reads "x=4,y=4".
+
+    Raises:
+        ValueError: It has another form.
+
+    Example:
+        >>> parse_mesh("x=4,y=16")
+        {'x': 4, 'y': 16}
+    """
+    try:
+        found = {name.strip(): int(size) for name, size in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        found = {}
+    if not found or any(not name.isidentifier() or size < 1 for name, size in found.items()):
+        raise BadValue("a mesh must be named as axis=size, with commas between", repr(text), "Such as x=4,y=4")
+    return found
+
+
+def of_labels(places: Mapping[str, Any], labels: Labels) -> PartitionSpec:
+    """Writes what a map from label to mesh axes says of an array's axes.
+
+    Raises:
+        ValueError: It names a label that the array has not.
+
+    Example:
+        >>> of_labels({"b": "data", "n": ("x", "y")}, ("b", "m", "n")) == PartitionSpec("data", None, ("x", "y"))
+        True
+    """
+    for label in places:
+        if label not in labels:
+            raise BadValue("a label that is placed must be one of the result's", f"{label!r} is not in {labels}")
+    return written(tuple(_axes(places.get(label)) if label is not None else () for label in labels))
+
+
+def code(spec: PartitionSpec) -> str:
+    """A PartitionSpec as code: `P('x', None)`.
+
+    Example:
+        >>> code(PartitionSpec("x", None, ("y", "z")))
+        "P('x', None, ('y', 'z'))"
+    """
+    return f"P({', '.join(map(repr, spec))})"
+
+
+def mesh_of(x: Any) -> Any:
+    """The mesh that an array is on; None where it names none."""
+    sharding = getattr(x, "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def _axes(entry: Any) -> MeshAxes:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _list(names: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in names.items())

@@ -1,0 +1,187 @@
+"""How an array gets from one sharding to another: the steps that send fewest bytes, by one rule of thumb.
+
+First what makes blocks smaller (slices, sums that are scattered), then what leaves their size (all-to-all), last what
+makes them larger (all-gather). Each axis of the array has one order of factors all the way: the one that it starts with
+and the one that it ends with, where either begins the other. Where neither does, whole blocks are permuted between.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+
+from jbdot.block import Block, Factor, MeshAxes, Sharding
+from jbdot.collectives import AllGather, AllReduce, AllToAll, Cast, Permute, ReduceScatter, Slice, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """Steps, and the block that they start from.
+
+    Example:
+        >>> start = Block.of((8, 6), "float32", (("x", "y"), ()), {"x": 2, "y": 2})
+        >>> found = route(start, ((), ("x",)))
+        >>> found.steps
+        (AllToAll(axes=('x',), source=0, dim=1), AllGather(axes=('y',)))
+        >>> found.sent, found.end.local
+        (72, (8, 3))
+    """
+
+    start: Block
+    steps: tuple[Step, ...] = ()
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """What a device holds before the first step and after each."""
+        found = [self.start]
+        for step in self.steps:
+            found.append(step.after(found[-1]))
+        return tuple(found)
+
+    @property
+    def end(self) -> Block:
+        """What a device holds at the end."""
+        return self.blocks[-1]
+
+    @functools.cached_property
+    def sent(self) -> int:
+        """Bytes that each device sends on the way."""
+        return sum(step.sent(block) for step, block in zip(self.steps, self.blocks, strict=False))
+
+    def then(self, step: Step) -> "Route":
+        """The route with one more step."""
+        return Route(self.start, (*self.steps, step))
+
+    def run(self, x: jax.Array) -> jax.Array:
+        """Goes the way with a device's part of an array, inside a `shard_map`."""
+        for step, block in zip(self.steps, self.blocks, strict=False):
+            x = step.run(x, block)
+        return x
+
+
+def route(
+    start: Block, end: Sharding, partial: MeshAxes = (), scatter: bool = True, dtype: str | None = None
+) -> Route | None:
+    """The steps from a block to a sharding; None where a size does not divide.
+
+    Args:
+        start: What each device has.
+        end: The mesh axes that are to cut each axis of the array.
+        partial: Mesh axes along which what devices have are partial sums.
+        scatter: Whether sums may be scattered; else they are added whole.
+        dtype: What the array is rounded to once its sums are complete; as it is by default.
+    """
+    cast = Cast(dtype) if dtype not in (None, start.dtype) else None
+    ways = [_permuted(start, end, partial, cast)]
+    if all(start.divides(dim, axes) for dim, axes in enumerate(end)):
+        ways.append(_direct(start, end, partial, scatter, cast))
+    found = [way for way in ways if way is not None]
+    return min(found, key=lambda way: way.sent) if found else _gathered(start, end, partial, cast)
+
+
+def _permuted(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None) -> Route | None:
+    """One permutation, where blocks keep their shape."""
+    goal = Block.of(start.shape, start.dtype, end, start.mesh)
+    if partial or cast or goal.local != start.local or goal.sharding == start.sharding:
+        return None
+    axes = tuple(axis for axis in start.mesh if axis in start.at or axis in goal.at)
+    return Route(start, (Permute(goal.factors, axes),))
+
+
+def _direct(start: Block, end: Sharding, partial: MeshAxes, scatter: bool, cast: Cast | None) -> Route | None:
+    """Slices, scattered sums, all-to-alls, all-gathers; and permutations where orders of factors are at odds."""
+    block = start
+    for dim, axes in enumerate(end):
+        if _agree(start.sharding[dim], axes):
+            block = block.prepared(dim, axes)
+    way = _shrunk(Route(block), end, partial, scatter)
+    way = way.then(cast) if cast else way
+    moves = _moves(way.end, end)
+    before = [dim for dim, axes in enumerate(end) if set(axes) <= set(way.end.sharding[dim])]
+    way = _ordered(way, end, before)
+    for (source, dim), axes in moves.items():
+        way = way.then(AllToAll(axes, source, dim))
+    if any(not _begins(way.end, source, end[source]) for source, _ in moves):
+        return None
+    way = _ordered(way, end, range(len(end)))
+    kept = {axis for axes in end for axis in axes}
+    for axes in _runs(way.end, tuple(axis for axis in way.end.at if axis not in kept)):
+        way = way.then(AllGather(axes))
+    return way if way.end.sharding == end and way.end.is_whole else None
+
+
+def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool) -> Route:
+    """First what makes blocks smaller."""
+    start = way.end
+    summed = tuple(axis for axis in partial if not scatter or not any(axis in axes for axes in end))
+    fresh = [tuple(axis for axis in axes if axis not in start.at and axis not in partial) for axes in end]
+    late = [tuple(axis for axis in axes if axis in partial) for axes in end]
+    for dim, axes in enumerate(fresh):
+        way = way.then(Slice(axes, dim)) if axes else way
+    for dim, axes in enumerate(late):
+        way = way.then(ReduceScatter(axes, dim)) if axes and scatter else way
+    way = way.then(AllReduce(summed)) if summed else way
+    for dim, axes in enumerate(late):
+        way = way.then(Slice(axes, dim)) if axes and not scatter else way
+    return way
+
+
+def _moves(block: Block, end: Sharding) -> dict[tuple[int, int], MeshAxes]:
+    """Mesh axes that go from one axis of the array to another."""
+    moves: dict[tuple[int, int], MeshAxes] = {}
+    for dim, axes in enumerate(end):
+        for axis in axes:
+            source = block.at[axis][0]
+            if source != dim:
+                moves[source, dim] = (*moves.get((source, dim), ()), axis)
+    return moves
+
+
+def _ordered(way: Route, end: Sharding, dims: Sequence[int]) -> Route:
+    """Permutes blocks so that the factors of these axes of the array begin as they are to end."""
+    block = way.end
+    dims = [dim for dim in dims if not _begins(block, dim, end[dim])]
+    if not dims:
+        return way
+    factors = list(block.factors)
+    for dim in dims:
+        rest = [axis for axis in block.sharding[dim] if axis not in end[dim]]
+        factors[dim] = tuple[Factor, ...]((axis, True) for axis in (*end[dim], *rest))
+    axes = tuple(axis for axis in block.mesh if any(axis in block.sharding[dim] for dim in dims))
+    return way.then(Permute(tuple(factors), axes))
+
+
+def _gathered(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None) -> Route | None:
+    """The long way: everything is gathered, then sliced."""
+    way = Route(start, (AllReduce(partial),) if partial else ())
+    way = way.then(cast) if cast else way
+    for axes in _runs(start, tuple(start.at)):
+        way = way.then(AllGather(axes))
+    for dim, axes in enumerate(end):
+        if axes and start.shape[dim] % Block.of(start.shape, start.dtype, end, start.mesh).parts(dim):
+            return None
+        way = way.then(Slice(axes, dim)) if axes else way
+    return way
+
+
+def _agree(first: MeshAxes, last: MeshAxes) -> bool:
+    """Whether one order begins the other, so that one order of factors serves both."""
+    return first[: len(last)] == last or last[: len(first)] == first
+
+
+def _begins(block: Block, dim: int, axes: MeshAxes) -> bool:
+    """Whether the factors of an axis of the array begin with these."""
+    return tuple(axis for axis, _ in block.factors[dim])[: len(axes)] == axes
+
+
+def _runs(block: Block, axes: MeshAxes) -> list[MeshAxes]:
+    """Mesh axes in groups that one collective takes: those that stand side by side in one axis of the array."""
+    runs: list[MeshAxes] = []
+    for axis in sorted(axes, key=lambda axis: block.at[axis]):
+        dim, position = block.at[axis]
+        if runs and block.at[runs[-1][-1]] == (dim, position - 1):
+            runs[-1] = (*runs[-1], axis)
+        else:
+            runs.append((axis,))
+    return runs

@@ -1,0 +1,487 @@
+"""Plans a contraction over a mesh: lists the ways, estimates what each costs, and runs the best.
+
+What is sent is counted, not estimated; times are estimates (`estimate`).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import jax
+from jax import numpy as jnp
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jbdot import mesh_axes
+from jbdot.block import Block, Sharding
+from jbdot.bound import arriving
+from jbdot.candidate import Candidate, Task
+from jbdot.contraction import Contraction
+from jbdot.errors import BadType, BadValue, Refusal, array_text
+from jbdot.estimate import Estimate, chosen, estimated, sensible
+from jbdot.hardware import Hardware
+from jbdot.links import Links
+from jbdot.planned import Planned
+from jbdot.request import Request
+from jbdot.table import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REDUCE: Final = ("all_reduce", "reduce_scatter", "forbid")
+SHOWN: Final = 8  # candidates in a printed plan
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingPlan:
+    """How a contraction is spread: a table to print, and a function to call.
+
+    Attributes:
+        contraction: Its labels.
+        mesh: The mesh.
+        lhs: Shape, dtype and sharding that lhs must have.
+        rhs: Those that rhs must have.
+        out: Those that the result will have.
+        candidates: The ways that were weighed, best first, each with its estimate.
+        plain: The one that stands for plain jit: what XLA does by itself when it is told the result's sharding, as far
+            as a simple model knows.
+        is_plain: Whether plain jit is taken, as no way is known that sends less.
+        open: Whether the result's sharding was left to the plan.
+        hardware: Whose figures the estimates are from.
+        settings: precision, the element type that was asked for, the sum's dtype, the reduction, the local lowering.
+    """
+
+    contraction: Contraction
+    mesh: Any
+    lhs: jax.ShapeDtypeStruct
+    rhs: jax.ShapeDtypeStruct
+    out: jax.ShapeDtypeStruct
+    candidates: tuple[tuple[Candidate, Estimate], ...]
+    plain: tuple[Candidate, Estimate]
+    is_plain: bool
+    open: bool
+    hardware: Hardware
+    settings: "Settings"
+
+    @property
+    def winner(self) -> Candidate:
+        """The way that is taken; plain jit is expected to go it by itself where `is_plain`."""
+        return self.plain[0] if self.is_plain else self.candidates[0][0]
+
+    @property
+    def estimate(self) -> Estimate:
+        """What it is expected to take."""
+        return self.plain[1] if self.is_plain else self.candidates[0][1]
+
+    @property
+    def spec(self) -> PartitionSpec:
+        """The result's PartitionSpec."""
+        return self.out.sharding.spec
+
+    @property
+    def sent(self) -> int:
+        """Bytes that each device sends."""
+        return self.winner.sent
+
+    @functools.cached_property
+    def bound(self) -> float:
+        """Bytes that every way to do this has to send for each device, on average: what must arrive there."""
+        end = mesh_axes.read(self.spec, len(self.out.shape), self.mesh.shape, "out")
+        task = _task(self.contraction, self.lhs, self.rhs, self.mesh, end, self.settings)
+        return arriving(task, _cutting(end, self.mesh.shape))
+
+    @property
+    def outputs(self) -> dict[PartitionSpec, Candidate]:
+        """Every sharding that was weighed for the result, with the way that sends fewest bytes, fewest first."""
+        found: dict[Sharding, Candidate] = {}
+        for way, _ in self.candidates:
+            end = way.out.end.sharding
+            found[end] = min(found.get(end, way), way, key=lambda way: way.sent)
+        return {mesh_axes.written(end): way for end, way in sorted(found.items(), key=lambda item: item[1].sent)}
+
+    def __call__(self, lhs: Any, rhs: Any) -> jax.Array:
+        """Runs the plan.
+
+        Raises:
+            TypeError, ValueError: An operand has another shape, dtype or sharding than was planned for.
+        """
+        for name, x, planned in (("lhs", lhs, self.lhs), ("rhs", rhs, self.rhs)):
+            _check_operand(name, x, planned, self)
+        return self._run(lhs, rhs)
+
+    @functools.cached_property
+    def _run(self) -> Callable[[Any, Any], jax.Array]:
+        function = jax.custom_vjp(self.local)
+        function.defvjp(lambda lhs, rhs: (self.local(lhs, rhs), (lhs, rhs)), self._gradients)
+        return jax.jit(function)
+
+    def local(self, lhs: Any, rhs: Any) -> jax.Array:
+        """The contraction as planned, without rules of its own for derivatives."""
+        if self.is_plain:
+            return self._by_compiler(lhs, rhs)
+        specs = tuple(x.sharding.spec for x in (self.lhs, self.rhs))
+        run = self.by(self.winner)
+        return jax.shard_map(run, mesh=self.mesh, in_specs=specs, out_specs=self.spec, check_vma=False)(lhs, rhs)
+
+    def by(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
+        """What each device does to go a way: a function of its parts of the operands, for `shard_map`."""
+        settings, planned = self.settings, Planned(self.contraction)
+
+        def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            lhs, rhs = way.lhs.run(lhs), way.rhs.run(rhs)
+            dtype = jnp.dtype(way.out.start.dtype)
+            return way.out.run(planned.run(lhs, rhs, settings.precision, dtype, None, settings.plan))
+
+        return run
+
+    def _by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
+        """The contraction as one dot, which XLA partitions; in the dtype that sums over devices are kept in."""
+        settings, planned = self.settings, Planned(self.contraction)
+        dtype = jnp.dtype(self.plain[0].out.start.dtype)
+        explicit = any("Explicit" in str(kind) for kind in getattr(self.mesh, "axis_types", ()) or ())
+        sharding = self.out.sharding if explicit else None
+        out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.plan).astype(self.out.dtype)
+        return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
+
+    def _gradients(self, operands: tuple[Any, Any], cotangent: Any) -> tuple[jax.Array, jax.Array]:
+        """Both contractions of the backward pass, planned in their turn, each into its operand's own sharding."""
+        lhs, rhs = operands
+        by_lhs, by_rhs = self.backward
+        return by_lhs._run(cotangent, rhs), by_rhs._run(cotangent, lhs)
+
+    @functools.cached_property
+    def backward(self) -> tuple["ShardingPlan", "ShardingPlan"]:
+        """The plans of the gradients of lhs and of rhs."""
+        c = self.contraction
+        left, right = Contraction(c.out, c.rhs, c.lhs), Contraction(c.out, c.lhs, c.rhs)
+        return self._planned(left, self.out, self.rhs, self.lhs), self._planned(right, self.out, self.lhs, self.rhs)
+
+    def _planned(self, contraction: Contraction, lhs: Any, rhs: Any, out: Any) -> "ShardingPlan":
+        settings = dataclasses.replace(self.settings, reduce=None, dtype=out.dtype.name, precision=None)
+        if not isinstance(self.settings.precision, tuple):
+            settings = dataclasses.replace(settings, precision=self.settings.precision)
+        return _plan(
+            contraction,
+            lhs,
+            rhs,
+            self.mesh,
+            mesh_axes.read(out.sharding.spec, out.ndim, self.mesh.shape, "out"),
+            self.hardware,
+            settings,
+        )
+
+    def __str__(self) -> str:
+        mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        arrays = [
+            f"{array_text(name, x.shape, x.dtype)} {mesh_axes.code(x.sharding.spec)}"
+            for name, x in (("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out))
+        ]
+        head = f"{self.contraction} on {mesh} of {self.hardware.name}"
+        chosen = " (chosen by the plan)" if self.open else ""
+        return "\n\n".join(
+            (
+                head,
+                "\n".join(f"  {array}" for array in arrays) + chosen,
+                table(self.rows()),
+                "  " + self.why,
+                table(self.steps()),
+                f"  No way sends less than {bytes_text(round(self.bound))}: what must arrive at a device.",
+                f"  Bytes are counted, for each device; times are estimates, from figures of {self.hardware.name}.",
+            )
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from jbdot.mesh_picture import page
+
+        return page(self)
+
+    def plot(self) -> "Figure":
+        """Draws what each device of the mesh holds of every array, before and after each step.
+
+        Needs matplotlib: `pip install 'jbdot[plot]'`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from jbdot.mesh_picture import draw
+
+        return draw(self)
+
+    @property
+    def why(self) -> str:
+        """Why the winner is taken, as a sentence."""
+        if self.is_plain:
+            return "Taken: plain jit, as no way is known that sends less than XLA is expected to."
+        times = self.plain[0].sent / self.sent if self.sent else math.inf
+        less = f"1/{times:.3g} of what plain jit is expected to send" if math.isfinite(times) else "nothing"
+        return f"Taken: {self.winner.name}, which sends {less}."
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table of candidates, with its head."""
+        head = ("way", "lhs", "rhs", "out", "sent", "FLOPs", "temporary", "compute, us", "sent, us", "total, us")
+        plain = ("plain jit", *_row(*self.plain)[1:])
+        found = [head, *(_row(way, estimate) for way, estimate in self.candidates[:SHOWN]), plain]
+        if not self.open:
+            return found
+        ends = [way.out.end.sharding for way, _ in (*self.candidates[:SHOWN], self.plain)]
+        column = ["result", *(mesh_axes.code(mesh_axes.written(end)) for end in ends)]
+        return [(row[0], end, *row[1:]) for row, end in zip(found, column, strict=True)]
+
+    def steps(self) -> list[tuple[str, ...]]:
+        """The steps of the way that is taken, with their head."""
+        found = [("step", "of", "along", "sent", "each device then has")]
+        for name, way in self.winner.ways:
+            for step, before, after in zip(way.steps, way.blocks, way.blocks[1:], strict=False):
+                found.append(
+                    (
+                        step.kind,
+                        name,
+                        " ".join(step.axes),
+                        bytes_text(step.sent(before)),
+                        array_text("", after.local, after.dtype),
+                    )
+                )
+            if name == "rhs":
+                local = array_text("", self.winner.out.start.local, self.winner.out.start.dtype)
+                found.append(("contraction", "lhs, rhs", "", bytes_text(0), local))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a plan was asked for beside the operands."""
+
+    precision: Any
+    dtype: str | None
+    sum_dtype: str | None
+    reduce: str | None
+    plan: str
+
+
+def plan_sharding(
+    contraction: Contraction | str,
+    lhs: Any,
+    rhs: Any,
+    out: PartitionSpec | Mapping[str, Any] | None = None,
+    *,
+    reduce: str | None = None,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    sum_dtype: Any = None,
+    hardware: Hardware | None = None,
+    plan: str = "auto",
+) -> ShardingPlan:
+    """Plans a contraction of sharded arrays: which mesh axis shares out which label, and the collectives that follow.
+
+    Args:
+        contraction: A `Contraction` or its string. Every label must be in two of lhs, rhs and the result.
+        lhs: An array, or a `jax.ShapeDtypeStruct`, with a `NamedSharding`; without one it is taken as replicated.
+        rhs: Likewise, on the same mesh.
+        out: The result's PartitionSpec, or a map from its labels to mesh axes; None leaves it to the plan.
+        reduce: How sums over a sharded contracting label are completed: "all_reduce" (every device along its mesh axes
+            gets them), "reduce_scatter" (each gets a part); "forbid" refuses every communication. None chooses.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        sum_dtype: What partial sums are sent in. By default what they were accumulated in: float32 for 16-bit floats.
+        hardware: Figures of the devices; by default those published for the mesh's `device_kind`.
+        plan: The lowering of each device's own dot: "auto", "direct" or a name.
+
+    Returns:
+        A `ShardingPlan`: print it; call it with the operands, eagerly or under jit, grad and vmap.
+
+    Raises:
+        TypeError: An argument is of another kind.
+        ValueError: A label, a size or a mesh axis does not fit; or something would be sent, where that is forbidden.
+
+    Differs: `contract` leaves all of this to XLA.
+
+    Example:
+        >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
+        >>> from jbdot.hardware import known
+        >>> mesh = AbstractMesh((4, 4), ("x", "y"))
+        >>> def array(spec):
+        ...     return jax.ShapeDtypeStruct((64, 1024, 1024), "bfloat16", sharding=NamedSharding(mesh, spec))
+        >>> lhs, rhs = array(P(None, None, ("x", "y"))), array(P(None, ("x", "y")))
+        >>> p = plan_sharding("b m k, b k n -> b m n", lhs, rhs, P(("x", "y")), hardware=known("TPU v5 lite"))
+        >>> p.winner.name, p.sent, p.plain[0].sent
+        ('b on x y', 15728640, 503316480)
+    """
+    call = ""
+    try:
+        for name, x in (("lhs", lhs), ("rhs", rhs)):
+            if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+                raise BadType(f"{name} must be an array or a jax.ShapeDtypeStruct", f"got a {type(x).__name__}")
+        call = f"{array_text('lhs', lhs.shape, lhs.dtype)}, {array_text('rhs', rhs.shape, rhs.dtype)}, {contraction}"
+        if reduce is not None and reduce not in REDUCE:
+            raise BadValue("reduce must be one of " + ", ".join(map(repr, REDUCE)), f"got {reduce!r}")
+        if isinstance(contraction, str):
+            contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
+        mesh = _mesh(lhs, rhs)
+        names = [None if x is None else jnp.dtype(x).name for x in (preferred_element_type, sum_dtype)]
+        settings = Settings(precision, names[0], names[1], reduce, plan)
+        end = _end(out, contraction, mesh)
+        return _plan(contraction, lhs, rhs, mesh, end, hardware, settings)
+    except Refusal as refusal:
+        raise refusal.told("plan_sharding", call) from None
+
+
+def _mesh(lhs: Any, rhs: Any) -> Any:
+    meshes = [mesh for mesh in map(mesh_axes.mesh_of, (lhs, rhs)) if mesh is not None]
+    if not meshes:
+        raise BadValue(
+            "an operand must say where it is",
+            "neither has a NamedSharding",
+            "Give arrays, or jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))",
+        )
+    if meshes[0] != meshes[-1]:
+        raise BadValue("both operands must be on one mesh", f"{meshes[0]} and {meshes[-1]}")
+    return meshes[0]
+
+
+def _end(out: Any, c: Contraction, mesh: Any) -> Sharding | None:
+    if out is None:
+        return None
+    if isinstance(out, NamedSharding):
+        out = out.spec
+    spec = mesh_axes.of_labels(out, c.out) if isinstance(out, Mapping) else out
+    return mesh_axes.read(spec, len(c.out), mesh.shape, "out")
+
+
+def _plan(
+    c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, hardware: Hardware | None, settings: Settings
+) -> ShardingPlan:
+    _check_labels(c)
+    left, right = (_placed(name, x, mesh) for name, x in (("lhs", lhs), ("rhs", rhs)))
+    task = _task(c, left, right, mesh, end, settings)
+    links = Links.of(mesh, hardware)
+    found = [(way, estimated(way, task, links)) for way in sensible(task)]
+    if not found:
+        raise BadValue(
+            "the sums must be completed as they are asked for",
+            f"no sharding of the result fits reduce={settings.reduce!r}",
+            "Leave out open, or name a PartitionSpec that has the mesh axes of the contracting labels",
+        )
+    best, plain, is_plain = chosen(found, task, links)
+    if settings.reduce == "forbid":
+        _check_silent(best[0][0])
+    spec = mesh_axes.written(best[0][0].out.end.sharding if end is None else end)
+    out = jax.ShapeDtypeStruct(task.shape, jnp.dtype(task.dtype), sharding=NamedSharding(mesh, spec))
+    is_open = end is None
+    return ShardingPlan(c, mesh, left, right, out, tuple(best), plain, is_plain, is_open, links.hardware, settings)
+
+
+def _task(c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings) -> Task:
+    """The contraction on mesh axes of more than one device, the others cutting nothing."""
+    request = Planned(c).request(lhs, rhs, settings.precision, settings.dtype)
+    shape, sizes = c.out_shape(tuple(lhs.shape), tuple(rhs.shape)), dict(mesh.shape)
+    if end is not None:
+        mesh_axes.divided(end, shape, sizes, "out")
+    left, right = (
+        Block.of(x.shape, x.dtype, _cutting(mesh_axes.read(x.sharding.spec, x.ndim, sizes, name), sizes), sizes)
+        for name, x in (("lhs", lhs), ("rhs", rhs))
+    )
+    sums = settings.sum_dtype or _sum_dtype(request)
+    reduce = None if settings.reduce == "forbid" else settings.reduce
+    out = None if end is None else _cutting(end, sizes)
+    return Task(c, sizes, left, right, out, shape, request.dtype, sums, reduce)
+
+
+def _check_labels(c: Contraction) -> None:
+    twice = [label for side in (c.lhs, c.rhs) for label in side if label is not None and side.count(label) > 1]
+    if c.summed or twice:
+        raise BadValue(
+            "each label must be in two of lhs, rhs and the result, once in each",
+            f"'{c}' has {', '.join(dict.fromkeys([*c.summed, *twice]))}",
+            "Sum the operand, or take its diagonal, before",
+        )
+
+
+def _check_silent(way: Candidate) -> None:
+    if not way.sent:
+        return
+    moved = [
+        f"{name} {bytes_text(side.sent)} by {', '.join(step.kind for step in side.steps)}"
+        for name, side in way.ways
+        if side.sent
+    ]
+    raise BadValue(
+        'reduce="forbid" allows no communication',
+        f"the best way sends, for each device, {'; '.join(moved)}",
+        "Shard the operands so that contracting labels are whole and batch labels agree, or allow it",
+    )
+
+
+def _check_operand(name: str, x: Any, planned: jax.ShapeDtypeStruct, plan: ShardingPlan) -> None:
+    asked = f"{array_text(name, planned.shape, planned.dtype)} {mesh_axes.code(planned.sharding.spec)}"
+    problem: Refusal | None = None
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        problem = BadType(f"{name} must be an array", f"got a {type(x).__name__}")
+    elif tuple(x.shape) != tuple(planned.shape) or jnp.dtype(x.dtype) != jnp.dtype(planned.dtype):
+        problem = BadValue(
+            "operands must be as they were planned for", f"got {array_text(name, x.shape, x.dtype)}, planned {asked}"
+        )
+    elif _is_elsewhere(x, planned.sharding):
+        problem = BadValue(
+            "operands must be where they were planned for",
+            f"{name} is at {mesh_axes.code(x.sharding.spec)}, planned {asked}",
+            "Plan with the arrays themselves, or move them with jax.device_put first",
+        )
+    if problem is not None:
+        raise problem.told("ShardingPlan", str(plan.contraction)) from None
+
+
+def _is_elsewhere(x: Any, planned: Any) -> bool:
+    """Whether an array that holds values is on a mesh in another way than planned for."""
+    if isinstance(x, Tracer) or not isinstance(getattr(x, "sharding", None), NamedSharding):
+        return False
+    return not x.sharding.is_equivalent_to(planned, x.ndim)
+
+
+def _placed(name: str, x: Any, mesh: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and sharding of an operand; one that names no mesh is taken as replicated."""
+    named = getattr(x, "sharding", None)
+    spec = named.spec if isinstance(named, NamedSharding) else PartitionSpec()
+    sharding = mesh_axes.read(spec, len(x.shape), mesh.shape, name)
+    mesh_axes.divided(sharding, tuple(x.shape), mesh.shape, name)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, mesh_axes.written(sharding)))
+
+
+def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
+    return tuple(tuple[str, ...](axis for axis in axes if mesh[axis] > 1) for axes in sharding)
+
+
+def _sum_dtype(request: Request) -> str:
+    """What partial sums are kept in; integers wrap, so that their own dtype will do."""
+    return request.sum_dtype if jnp.issubdtype(jnp.dtype(request.dtype), jnp.inexact) else request.dtype
+
+
+def _row(way: Candidate, estimate: Estimate) -> tuple[str, ...]:
+    routes = (
+        ", ".join(f"{step.kind} {' '.join(step.axes)}".strip() for step in side.steps) or "-" for _, side in way.ways
+    )
+    times = (estimate.compute_us, estimate.communication_us, estimate.total_us)
+    return (
+        way.name,
+        *routes,
+        bytes_text(way.sent),
+        f"{way.flops:.3g}",
+        bytes_text(way.temporary),
+        *(f"{us:,.1f}" for us in times),
+    )
+
+
+def bytes_text(number: int) -> str:
+    """Writes a number of bytes.
+
+    Example:
+        >>> bytes_text(15728640)
+        '15.7 MB'
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"

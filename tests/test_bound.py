@@ -1,0 +1,58 @@
+"""Lower bounds by hand, and no way below them."""
+
+import itertools
+import random
+
+import pytest
+from meshes import shardings
+
+from jbdot.block import Block
+from jbdot.bound import arriving, remembered
+from jbdot.candidate import Task, candidates
+from jbdot.contraction import Contraction
+
+MESH = {"x": 4, "y": 4}
+
+
+def task(text, lhs, rhs, shapes, out=None, mesh=None):
+    c, mesh = Contraction.parse(text), mesh or MESH
+    left, right = (Block.of(shape, "bfloat16", at, mesh) for shape, at in zip(shapes, (lhs, rhs), strict=True))
+    return Task(c, mesh, left, right, out, c.out_shape(*shapes), "bfloat16", "bfloat16")
+
+
+GEMM, SIDE = "m k, k n -> m n", ((1024, 1024), (1024, 1024))
+WHOLE = 1024 * 1024 * 2
+
+
+def test_by_hand():
+    xy = ("x", "y")
+    assert arriving(task(GEMM, (xy, ()), ((), ()), SIDE), (xy, ())) == 0
+    # rows and rows to rows: all of rhs is needed but what is here; or the result's block, by partial sums
+    assert arriving(task(GEMM, (xy, ()), (xy, ()), SIDE), (xy, ())) == WHOLE / 16
+    # contracting and contracting to blocks: a row and a column of blocks, or a block of partial sums
+    assert arriving(task(GEMM, ((), xy), (xy, ()), SIDE), (("x",), ("y",))) == WHOLE / 16
+    # nothing of the operands is missing
+    assert arriving(task(GEMM, ((), ()), ((), ()), SIDE), ((), ())) == 0
+    # a row of blocks of lhs and a column of rhs, of which a device has one each
+    found = arriving(task(GEMM, (("x",), ("y",)), (("x",), ("y",)), SIDE), (("x",), ("y",)))
+    assert found == min(WHOLE / 16, 2 * WHOLE * 3 / 16)
+
+
+def test_memory_by_hand():
+    assert remembered(task(GEMM, ((), ()), ((), ()), SIDE), 3 * WHOLE) == 0  # room for all
+    elements = 1 << 10
+    assert remembered(task(GEMM, ((), ()), ((), ()), SIDE), 2 * elements) == pytest.approx(
+        2 * (1024**3 / (2 * 2**0.5 * 32 * 16) - 1024)
+    )
+    batched = task("b m k, b k n -> b m n", ((), (), ()), ((), (), ()), ((4, 8, 8), (4, 8, 8)))
+    assert remembered(batched, 2) == 0
+
+
+@pytest.mark.parametrize("text", [GEMM, "b m k, b k n -> b m n"])
+def test_no_way_sends_less(text):
+    shapes = ((64, 64), (64, 64)) if text == GEMM else ((16, 32, 32), (16, 32, 32))
+    every = list(itertools.product(shardings("xy", len(shapes[0])), repeat=3))
+    for lhs, rhs, out in random.Random(0).sample(every, 60):
+        asked = task(text, lhs, rhs, shapes, out, {"x": 2, "y": 4})
+        least = arriving(asked, out)
+        assert all(way.sent >= least * (1 - 1e-9) for way in candidates(asked)), (lhs, rhs, out)

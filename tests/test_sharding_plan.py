@@ -1,0 +1,242 @@
+"""Plans on eight CPU devices: every way gives the right numbers, gradients too; what is sent, chosen and refused."""
+
+import itertools
+import random
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from meshes import integers, mesh, shardings, struct, together
+
+from jbdot.contraction import Contraction
+from jbdot.hardware import known
+from jbdot.mesh_axes import written
+from jbdot.sharding_plan import plan_sharding
+
+GEMM = "m k, k n -> m n"
+BATCH = "b m k, b k n -> b m n"
+SHAPES = {GEMM: ((16, 32), (32, 24)), BATCH: ((16, 8, 32), (16, 32, 8))}
+V5E = known("TPU v5 lite")
+
+
+def planned(text, on, lhs, rhs, out=None, dtype="float32", shapes=None, **options):
+    left, right = shapes or SHAPES[text]
+    operands = struct(left, dtype, on, lhs), struct(right, dtype, on, rhs)
+    return plan_sharding(text, *operands, None if out is None else written(out), hardware=V5E, **options)
+
+
+def cases(text, count, seed=0):
+    """Shardings of both operands and the result, drawn at random; an open result now and then."""
+    left, right = SHAPES[text]
+    rank = len(Contraction.parse(text).out)
+    every = [shardings("xy", len(left)), shardings("xy", len(right)), [None, *shardings("xy", rank)]]
+    found = list(itertools.product(*every))
+    return random.Random(seed).sample(found, count)
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_every_way_gives_the_right_numbers(text):
+    on = mesh((2, 4))
+    lhs, rhs = (integers(shape, seed) for seed, shape in enumerate(SHAPES[text]))
+    want = np.einsum(Contraction.parse(text).einsum, lhs, rhs)
+    runs, names = [], []
+    for left, right, out in cases(text, 8):
+        plan = planned(text, on, left, right, out)
+        for way, _ in random.Random(0).sample(plan.candidates, min(6, len(plan.candidates))):
+            runs.append((plan.by(way), (left, right), way.out.end.sharding, (0, 1)))
+            names.append((left, right, out, way.name))
+    for got, name in zip(together(on, runs)(lhs, rhs), names, strict=True):
+        np.testing.assert_array_equal(got, want, err_msg=str(name))
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_plan_is_a_function_of_sharded_arrays(kind):
+    on = mesh((2, 4), kind=kind)
+    left, right = ((), (), ("x", "y")), ((), ("x", "y"), ())
+    lhs = jax.device_put(integers(SHAPES[BATCH][0]), NamedSharding(on, written(left)))
+    rhs = jax.device_put(integers(SHAPES[BATCH][1], 1), NamedSharding(on, written(right)))
+    with jax.set_mesh(on):
+        plan = plan_sharding(BATCH, lhs, rhs, P(("x", "y")), hardware=V5E)
+        want = np.asarray(lhs) @ np.asarray(rhs)
+        out, (d_lhs, d_rhs) = jax.value_and_grad(lambda x, y: (plan(x, y) ** 2).sum() / 2, (0, 1))(lhs, rhs)
+        assert out == (want**2).sum() / 2
+        np.testing.assert_array_equal(d_lhs, want @ np.asarray(rhs).mT)
+        np.testing.assert_array_equal(d_rhs, np.asarray(lhs).mT @ want)
+        assert d_lhs.sharding.is_equivalent_to(lhs.sharding, 3)  # gradients come back where their operands are
+        assert d_rhs.sharding.is_equivalent_to(rhs.sharding, 3)
+        both = jax.jit(jax.vmap(plan))(jnp.stack([lhs, lhs + 1]), jnp.stack([rhs, rhs]))
+        np.testing.assert_array_equal(both[1], (np.asarray(lhs) + 1) @ np.asarray(rhs))
+        _, steps = jax.lax.scan(lambda carry, _: (carry, plan(*carry)), (lhs, rhs), None, length=2)
+        np.testing.assert_array_equal(steps[1], want)
+    assert plan(lhs, rhs).sharding.is_equivalent_to(NamedSharding(on, P(("x", "y"))), 3)
+
+
+# The four cases that everyone knows, after the scaling book.
+
+V4 = AbstractMesh((4, 4), ("x", "y"))
+BIG = {"dtype": "bfloat16", "shapes": ((8192, 8192), (8192, 8192))}
+
+
+def moved(plan):
+    return [(name, step.kind) for name, way in plan.winner.ways for step in way.steps if step.kind != "cast"]
+
+
+def test_no_contracting_axis_sharded_sends_nothing():
+    plan = planned(GEMM, V4, (("x",), ()), ((), ("y",)), **BIG)
+    assert plan.sent == 0
+    assert plan.is_plain
+    assert plan.spec == P("x", "y")
+
+
+def test_one_contracting_axis_sharded():
+    plan = planned(GEMM, V4, ((), ("x",)), ((), ()), ((), ()), **BIG)
+    assert plan.sent > 0
+
+
+def test_both_contracting_axes_sharded_the_same():
+    plan = planned(GEMM, V4, ((), ("x",)), (("x",), ()), reduce="all_reduce", **BIG)
+    assert [step for step in moved(plan) if step[1] != "slice"] == [("out", "all-reduce")]
+    assert plan.sent == 2 * 8192 * 8192 // 4 * 4 * 3 // 4  # float32 sums, the other mesh axis shared out as well
+    scattered = planned(GEMM, V4, ((), ("x",)), (("x",), ()), reduce="reduce_scatter", **BIG)
+    assert ("out", "reduce-scatter") in moved(scattered)
+
+
+def test_both_free_axes_on_one_mesh_axis():
+    plan = planned(GEMM, V4, (("x",), ()), ((), ("x",)), (("x",), ()), **BIG)
+    assert moved(plan)
+    assert plan.spec == P("x")
+
+
+# What it must reach, by count; `benchmarks.plans` holds it against compiled text.
+
+
+def test_both_contracting_sharded_and_the_result_by_batch():
+    left, right, out = ((), (), ("x", "y")), ((), ("x", "y"), ()), (("x", "y"), (), ())
+    for shape, least in (((4, 4), 15), ((4, 16), 60)):
+        on = AbstractMesh(shape, ("x", "y"))
+        size = (64, 1024, 1024)
+        plan = planned(BATCH, on, left, right, out, dtype="bfloat16", shapes=(size, size), sum_dtype="bfloat16")
+        assert moved(plan) == [("lhs", "all-to-all"), ("rhs", "all-to-all")]
+        assert plan.sent * least <= plan.plain[0].sent
+
+
+def test_contracting_and_contracting_to_both_axes():
+    plan = planned(GEMM, V4, ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",)), sum_dtype="bfloat16", **BIG)
+    assert plan.sent * 4 <= plan.plain[0].sent
+
+
+def test_an_open_result_makes_no_device_do_anothers_work():
+    for left, right in itertools.product(shardings("xy", 2), repeat=2):
+        plan = planned(GEMM, V4, left, right, **BIG)
+        assert plan.winner.flops == 2 * 8192**3 // 16
+
+
+def test_partial_sums_are_kept_in_what_they_were_added_in():
+    left, right = ((), ("x", "y")), (("x", "y"), ())
+    wide = planned(GEMM, V4, left, right, reduce="reduce_scatter", **BIG)
+    narrow = planned(GEMM, V4, left, right, reduce="reduce_scatter", sum_dtype="bfloat16", **BIG)
+    assert wide.winner.out.start.dtype == "float32"
+    assert narrow.sent * 2 == wide.sent
+
+
+def test_a_sum_that_sixteen_bits_lose_is_right():
+    on = mesh((8,))
+    lhs = jnp.ones((8, 4096), "bfloat16")
+    plan = plan_sharding(
+        GEMM,
+        jax.device_put(lhs, NamedSharding(on, P(None, "x"))),
+        jax.device_put(lhs.T + jnp.bfloat16(2**-7), NamedSharding(on, P("x"))),
+        P(),
+        reduce="all_reduce",
+        hardware=V5E,
+    )
+    got = plan(jax.device_put(lhs, plan.lhs.sharding), jax.device_put(lhs.T + jnp.bfloat16(2**-7), plan.rhs.sharding))
+    np.testing.assert_array_equal(got.astype("float32"), 4096 + 32)
+
+
+def test_work_does_not_grow_with_devices(monkeypatch):
+    """Planning looks at mesh axes, never at devices."""
+    looked = []
+    monkeypatch.setattr(AbstractMesh, "devices", property(lambda self: looked.append(self)), raising=False)
+    on = AbstractMesh((16, 16, 24), ("x", "y", "z"))
+    size = (3072, 1536, 1536)
+    plan = planned(BATCH, on, ((), (), ("x", "y")), (("z",), (), ()), dtype="bfloat16", shapes=(size, size))
+    assert plan.winner.flops == 2 * 3072 * 1536**3 // 6144
+    assert not looked
+
+
+def test_one_device_and_axes_of_one_device():
+    for shape in ((1,), (1, 1), (1, 8)):
+        on = AbstractMesh(shape, "xy"[: len(shape)])
+        plan = planned(GEMM, on, (("x",), ()), ((), ()))
+        assert plan.sent == 0
+        assert plan.is_plain
+
+
+def test_what_is_printed():
+    plan = planned(GEMM, V4, ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",)), sum_dtype="bfloat16", **BIG)
+    text = str(plan)
+    for part in (
+        "x=4, y=4",
+        "TPU v5e",
+        "P('x', 'y')",
+        "plain jit",
+        "all-to-all x",
+        "estimates",
+        "MB",
+        plan.winner.name,
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"reduce": "never"}, "reduce must be one of 'all_reduce', 'reduce_scatter', 'forbid'"),
+        ({"reduce": "forbid"}, 'reduce="forbid" allows no communication: the best way sends, for each device, out'),
+        ({"out": P("x", "y", "x")}, "must not be longer than its rank"),
+        ({"out": P("x", "x")}, "a mesh axis must cut one axis of an array only"),
+        ({"out": P("w")}, "a PartitionSpec must name axes of the mesh: 'w' of out, and the mesh has x=4, y=4"),
+        ({"out": {"q": "x"}}, "a label that is placed must be one of the result's: 'q'"),
+        ({"out": P(P.UNCONSTRAINED)}, "must leave no axis unconstrained"),
+        ({"contraction": "m k, k n -> m"}, "each label must be in two of lhs, rhs and the result"),
+        ({"contraction": "m k, j n -> m n"}, "each label must be in two of lhs, rhs and the result"),
+        ({"lhs": jax.ShapeDtypeStruct((64, 64), "float32"), "rhs": jnp.ones((64, 64))}, "neither has a NamedSharding"),
+        ({"lhs": [[1.0]]}, "lhs must be an array or a jax.ShapeDtypeStruct: got a list"),
+        (
+            {"lhs": struct((6, 64), "float32", V4, (("x",), ()))},
+            "axis 0 of lhs has size 6, for 4 parts along x; .* Pad the array",
+        ),
+        (
+            {"rhs": struct((64, 64), "float32", AbstractMesh((2,), ("x",)), ((), ()))},
+            "both operands must be on one mesh",
+        ),
+    ],
+)
+def test_what_is_refused(change, said):
+    arguments = {
+        "contraction": GEMM,
+        "lhs": struct((64, 64), "float32", V4, ((), ("x",))),
+        "rhs": struct((64, 64), "float32", V4, (("x",), ())),
+        "hardware": V5E,
+        **change,
+    }
+    with pytest.raises((TypeError, ValueError), match="plan_sharding: .*" + said.replace("(", r"\(")):
+        plan_sharding(**arguments)
+
+
+def test_operands_that_are_elsewhere_are_refused():
+    on = mesh((8,))
+    plan = planned(GEMM, on, (("x",), ()), ((), ()))
+    lhs, rhs = (integers(shape) for shape in SHAPES[GEMM])
+    np.testing.assert_array_equal(plan(lhs, rhs), lhs @ rhs)  # what has no sharding is placed
+    moved_away = jax.device_put(lhs, NamedSharding(on, P(None, "x")))
+    with pytest.raises(ValueError, match=r"lhs is at P\(None, 'x'\), planned lhs float32\[16,32\] P\('x'\)"):
+        plan(moved_away, rhs)
+    with pytest.raises(ValueError, match=r"got lhs float32\[8,32\]"):
+        plan(lhs[:8], rhs)
+    with pytest.raises(TypeError, match="lhs must be an array: got a list"):
+        plan([1.0], rhs)
