@@ -7,9 +7,12 @@ and a missing column of rhs b: what arrives is M N - R C + a R + b C at least. T
 many of the rows are such as the device has a part of: its least value is at a corner, where of each kind all or none
 are. Batch elements add up, and on average a device sends what a device gets.
 
-What memory allows (Irony, Toledo, Tiskin: Communication lower bounds for distributed-memory matrix multiplication,
-J. Parallel Distrib. Comput. 64, 2004). Some device does 1/P of the F multiply-adds. With room for S elements it has to
-get at least F / (2 sqrt(2) sqrt(S) P) - S of them. For contractions without batch labels: operands meet only once.
+What work needs. Some device does 1/P or more of the F multiply-adds. By the inequality of Loomis and Whitney, w of them
+need 3 w^(2/3) elements of lhs, rhs and the result at least; with batch labels a device does best to work on whole batch
+elements, of v multiply-adds each, so that it needs 3 w / min(w, v)^(1/3). What it neither starts nor ends with is sent.
+(Al Daas and others: Tight memory-independent parallel matrix multiplication communication lower bounds, SPAA 2022. What
+memory allows besides, after Irony, Toledo and Tiskin, J. Parallel Distrib. Comput. 64, 2004, is less wherever a device
+has room for its parts of all three, as it has here.)
 """
 
 import itertools
@@ -92,13 +95,20 @@ def _common(labels: Labels, *spans: Spans) -> Any:
     return number + np.zeros(next(iter(spans[0].values()))[0].shape) if spans[0] else number
 
 
-def remembered(task: Task, room: int) -> float:
-    """Bytes that some device with room for so many must get: Irony, Toledo and Tiskin; 0 with batch labels."""
-    if task.contraction.batch:
-        return 0.0
-    itemsize = jnp.dtype(task.lhs.dtype).itemsize
-    elements, devices = room / itemsize, math.prod(task.mesh.values())
-    return max(0.0, task.flops / 2 / (2 * math.sqrt(2) * math.sqrt(elements) * devices) - elements) * itemsize
+def working(task: Task, end: Sharding) -> float:
+    """Bytes that a device must send or get which does its share of the work, beside what it starts and ends with."""
+    c = task.contraction
+    batch = math.prod(task.sizes[label] for label in c.batch)
+    work, each = task.flops / 2 / math.prod(task.mesh.values()), task.flops / 2 / batch
+    out = Block.of(task.shape, task.dtype, end, task.mesh)
+    has = sum(math.prod(block.local) for block in (task.lhs, task.rhs, out))
+    itemsize = min(jnp.dtype(block.dtype).itemsize for block in (task.lhs, task.rhs, out))
+    return max(0.0, 3 * work / min(work, each) ** (1 / 3) - has) * itemsize
+
+
+def least(task: Task, end: Sharding) -> float:
+    """Bytes that every way has to send for each device: the larger of both bounds."""
+    return max(arriving(task, end), working(task, end))
 
 
 def _spans(labels: Labels, block: Block, task: Task, axes: Any) -> Spans:

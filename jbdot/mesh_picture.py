@@ -12,18 +12,17 @@ import itertools
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
+from jbdot.contraction import Contraction
 from jbdot.errors import array_text
 from jbdot.explain import COLOURS
 from jbdot.mesh_axes import code
-from jbdot.panels import Panel, Side, Stage, bytes_text, panels, segments, sides, stages
+from jbdot.panels import Panel, Place, Side, Stage, panels, segments, sides, stages
+from jbdot.sharding_plan import ShardingPlan, bytes_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from jbdot.contraction import Contraction
-    from jbdot.panels import Place
-    from jbdot.sharding_plan import ShardingPlan
 
 _Point = tuple[float, float]
 _MARGIN: Final = 0.3
@@ -38,7 +37,7 @@ _DARK, _GREY, _EMPTY = "#222222", "#666666", "#E9E9E9"
 _NAMES: Final = {"lhs free": "free, of lhs", "rhs free": "free, of rhs", "unit": "of length 1"}
 
 
-def draw(plan: "ShardingPlan") -> "Figure":
+def draw(plan: ShardingPlan) -> "Figure":
     """Draws what a plan does: for each array a row of panels, one at the start and one after each step.
 
     Raises:
@@ -72,7 +71,7 @@ def _shelves(lengths: list[int]) -> list[tuple[int, int]]:
     return places
 
 
-def page(plan: "ShardingPlan") -> str:
+def page(plan: ShardingPlan) -> str:
     """A plan as HTML: its tables, and its stages one at a time, which arrow keys step through. There is no script."""
     tables = f"<pre>{html.escape(str(plan))}</pre>"
     try:
@@ -125,7 +124,7 @@ def _stage(sheet: "_Sheet", stage: Stage, number: int) -> "Figure":
 class _Sheet:
     """Sizes in inches, the same for all panels of a plan."""
 
-    contraction: "Contraction"
+    contraction: Contraction
     rows: Side
     columns: Side
     gutter: float  # for labels, left of the bars
@@ -136,7 +135,7 @@ class _Sheet:
     legend: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, plan: "ShardingPlan") -> "_Sheet":
+    def of(cls, plan: ShardingPlan) -> "_Sheet":
         """What all that is to be drawn of a plan has room in."""
         _needs_matplotlib()
         c, found = plan.contraction, panels(plan)
@@ -165,7 +164,7 @@ class _Sheet:
         legend = sum(0.5 + _width(text) for text, _ in self.legend)
         return max(content, legend, *(_width(line, 13.5) for line in lines)) + 2 * _MARGIN
 
-    def spots(self) -> "list[tuple[float, float, Place]]":
+    def spots(self) -> list[tuple[float, float, Place]]:
         """Where the cell of each device begins in a panel, and its coordinates."""
         lefts, tops = _at(self.columns, self.cell[0]), _at(self.rows, self.cell[1])
         return [
@@ -215,12 +214,12 @@ def _width(text: str, size: float = _SMALL) -> float:
     )
 
 
-def _array(plan: "ShardingPlan", name: str) -> str:
+def _array(plan: ShardingPlan, name: str) -> str:
     x: Any = getattr(plan, name)
     return f"{name}  {array_text('', x.shape, x.dtype)}  {code(x.sharding.spec)}"
 
 
-def _head_lines(plan: "ShardingPlan") -> tuple[str, str]:
+def _head_lines(plan: ShardingPlan) -> tuple[str, str]:
     """What is planned, and what it sends."""
     rows, columns = sides(plan.mesh.shape)
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.shape.items())
@@ -232,14 +231,14 @@ def _head_lines(plan: "ShardingPlan") -> tuple[str, str]:
     return what, f"{plan.winner.name}: each device sends {sent}; under plain jit it is expected to send {plain}"
 
 
-def _head(axes: "Axes", sheet: _Sheet, plan: "ShardingPlan") -> None:
+def _head(axes: "Axes", sheet: _Sheet, plan: ShardingPlan) -> None:
     what, sent = _head_lines(plan)
     axes.text(_MARGIN, 0.28, what, fontsize=12, weight="bold", va="center")
     axes.text(_MARGIN, 0.55, sent, fontsize=10, va="center")
     _legend(axes, sheet, 0.85)
 
 
-def _legend_of(c: "Contraction", shown: list[Panel]) -> tuple[tuple[str, str], ...]:
+def _legend_of(c: Contraction, shown: list[Panel]) -> tuple[tuple[str, str], ...]:
     """What colours and marks mean: text, and a role or a mark."""
     roles = dict.fromkeys(_role(c, label) for panel in shown for label in panel.labels)
     found = [(_NAMES.get(role, role), role) for role in COLOURS if role in roles]
@@ -263,7 +262,7 @@ def _legend(axes: "Axes", sheet: _Sheet, top: float) -> None:
         left += 0.5 + _width(text)
 
 
-def _role(c: "Contraction", label: str | None) -> str:
+def _role(c: Contraction, label: str | None) -> str:
     role = c.role(label)
     return f"{'lhs' if label in c.lhs else 'rhs'} free" if role == "free" else role
 
@@ -285,7 +284,7 @@ def _panel(axes: "Axes", sheet: _Sheet, panel: Panel, left: float, top: float) -
     _note(axes, panel.held, left + sheet.margin[0], bottom, va="top", ha="left", color=_DARK)
 
 
-def _cell(axes: "Axes", sheet: _Sheet, panel: Panel, device: "Place", left: float, top: float) -> None:
+def _cell(axes: "Axes", sheet: _Sheet, panel: Panel, device: Place, left: float, top: float) -> None:
     """A device: a bar for each axis of the array, filled where the device holds something."""
     from matplotlib.patches import Rectangle
 

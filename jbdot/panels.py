@@ -7,15 +7,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from jbdot.block import Block, MeshAxes
 from jbdot.collectives import AllReduce, Cast, ReduceScatter, Slice, Step
 from jbdot.errors import array_text
 from jbdot.labels import Labels
-
-if TYPE_CHECKING:
-    from jbdot.sharding_plan import ShardingPlan
+from jbdot.sharding_plan import ShardingPlan, bytes_text
 
 Place = Mapping[str, int]  # an index along each of some mesh axes
 MOST: Final = 4  # devices that are shown along one mesh axis
@@ -159,7 +157,7 @@ class Panel:
         return f"{array_text('', self.block.local, self.block.dtype)}\n{bytes_text(self.block.bytes)}{pieces}{sums}"
 
 
-def panels(plan: "ShardingPlan") -> dict[str, list[Panel]]:
+def panels(plan: ShardingPlan) -> dict[str, list[Panel]]:
     """For each array a panel at the start and after each step."""
     c, way = plan.contraction, plan.winner
     partial = tuple(axis for label in c.contracting for axis in way.places.get(label, ()))
@@ -209,7 +207,7 @@ class Stage:
     active: str = ""
 
 
-def stages(plan: "ShardingPlan") -> list[Stage]:
+def stages(plan: ShardingPlan) -> list[Stage]:
     """What happens, one after another: both operands move, each device multiplies, the result moves."""
     lhs, rhs, out = panels(plan).values()
     first = [_stage((panel, rhs[0], None), panel) for panel in lhs[:-1]]
@@ -226,16 +224,3 @@ def _stage(shown: tuple[Panel, Panel, Panel | None], panel: Panel) -> Stage:
 
 def _kind(step: Step) -> str:
     return f"cast to {step.dtype}" if isinstance(step, Cast) else step.kind
-
-
-def bytes_text(number: int) -> str:
-    """A number of bytes in the unit that fits.
-
-    Example:
-        >>> bytes_text(15728640), bytes_text(12)
-        ('15.7 MB', '12 B')
-    """
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"

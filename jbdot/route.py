@@ -7,6 +7,7 @@ and the one that it ends with, where either begins the other. Where neither does
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -76,8 +77,22 @@ def route(
     ways = [_permuted(start, end, partial, cast)]
     if all(start.divides(dim, axes) for dim, axes in enumerate(end)):
         ways.append(_direct(start, end, partial, scatter, cast))
+        if not partial and any(isinstance(step, Permute) for way in ways if way for step in way.steps):
+            ways += [_renamed(start, end, axes, cast) for axes in itertools.permutations(start.at)]
     found = [way for way in ways if way is not None]
     return min(found, key=lambda way: way.sent) if found else _gathered(start, end, partial, cast)
+
+
+def _renamed(start: Block, end: Sharding, axes: MeshAxes, cast: Cast | None) -> Route | None:
+    """Blocks are permuted first, so that each mesh axis takes another's place; then the rest of the way is direct."""
+    named = dict(zip(start.at, axes, strict=True))
+    first = _permuted(start, tuple(tuple(named[axis] for axis in at) for at in start.sharding), (), None)
+    then = None if first is None else _direct(first.end, end, (), True, cast)
+    if first is None or then is None:
+        return None
+    # What the second half has prepared is the same block, with factors that are still held.
+    permute = Permute(then.start.factors, first.steps[0].axes)
+    return Route(start, (permute, *then.steps))
 
 
 def _permuted(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None) -> Route | None:

@@ -5,7 +5,6 @@ What is sent is counted, not estimated; times are estimates (`estimate`).
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jbdot import mesh_axes
 from jbdot.block import Block, Sharding
-from jbdot.bound import arriving
+from jbdot.bound import least
 from jbdot.candidate import Candidate, Task
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal, array_text
@@ -87,10 +86,10 @@ class ShardingPlan:
 
     @functools.cached_property
     def bound(self) -> float:
-        """Bytes that every way to do this has to send for each device, on average: what must arrive there."""
+        """Bytes that every way to do this has to send for each device: see `jbdot.bound`."""
         end = mesh_axes.read(self.spec, len(self.out.shape), self.mesh.shape, "out")
         task = _task(self.contraction, self.lhs, self.rhs, self.mesh, end, self.settings)
-        return arriving(task, _cutting(end, self.mesh.shape))
+        return least(task, _cutting(end, self.mesh.shape))
 
     @property
     def outputs(self) -> dict[PartitionSpec, Candidate]:
@@ -187,7 +186,7 @@ class ShardingPlan:
                 table(self.rows()),
                 "  " + self.why,
                 table(self.steps()),
-                f"  No way sends less than {bytes_text(round(self.bound))}: what must arrive at a device.",
+                f"  No way sends less than {bytes_text(round(self.bound))}, whatever is done.",
                 f"  Bytes are counted, for each device; times are estimates, from figures of {self.hardware.name}.",
             )
         )
@@ -215,10 +214,14 @@ class ShardingPlan:
     def why(self) -> str:
         """Why the winner is taken, as a sentence."""
         if self.is_plain:
-            return "Taken: plain jit, as no way is known that sends less than XLA is expected to."
-        times = self.plain[0].sent / self.sent if self.sent else math.inf
-        less = f"1/{times:.3g} of what plain jit is expected to send" if math.isfinite(times) else "nothing"
-        return f"Taken: {self.winner.name}, which sends {less}."
+            same = "nothing has to be sent" if not self.sent else "operands are only gathered, as XLA does by itself"
+            return f"Taken: plain jit, as {same}."
+        least, _ = min(self.candidates, key=lambda pair: (pair[0].sent, pair[1].total_us))
+        why = f"Taken: {self.winner.name}, which sends {bytes_text(self.sent)}"
+        if least.sent < self.sent:
+            return f"{why}: {least.name} sends {bytes_text(least.sent)}, but is expected to take over a fifth longer."
+        expected = self.plain[0].sent
+        return f"{why}" + (f", plain jit {bytes_text(expected)} as far as is known." if expected > self.sent else ".")
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table of candidates, with its head."""

@@ -18,9 +18,9 @@ from jbdot.block import Block
 from jbdot.collectives import AllGather
 from jbdot.hardware import known
 from jbdot.mesh_axes import written
-from jbdot.panels import Side, bytes_text, panels, segments, sides, stages
+from jbdot.panels import Side, panels, segments, sides, stages
 from jbdot.route import Route
-from jbdot.sharding_plan import plan_sharding
+from jbdot.sharding_plan import bytes_text, plan_sharding
 
 mpl.use("Agg")
 GEMM, BATCH = "m k, k n -> m n", "b m k, b k n -> b m n"
@@ -141,9 +141,8 @@ def test_picture(plan):
             assert panel.move in said
     assert bytes_text(plan.plain[0].sent) in said
     assert str(plan.contraction).strip() in said
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [text.get_window_extent(canvas.get_renderer()).padded(-1) for text in texts]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer).padded(-1) for text in texts]
     for first, second in itertools.combinations(range(len(boxes)), 2):
         assert not boxes[first].overlaps(boxes[second]), (texts[first], texts[second])
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
