@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from jbdot import ring
 from jbdot.block import Block, MeshAxes, Sharding
 from jbdot.collectives import AllReduce
 from jbdot.contraction import Contraction
@@ -75,6 +76,7 @@ class Candidate:
         rhs: How rhs gets there.
         out: How the result gets from there to where it is wanted.
         flops: Of each device.
+        ring: "lhs" or "rhs", whose last gather runs beside the contraction (see `jbdot.ring`); None for none.
     """
 
     places: Places = dataclasses.field(hash=False)
@@ -82,6 +84,7 @@ class Candidate:
     rhs: Route
     out: Route
     flops: int
+    ring: str | None = None
 
     @functools.cached_property
     def sent(self) -> int:
@@ -91,17 +94,24 @@ class Candidate:
     @functools.cached_property
     def temporary(self) -> int:
         """Bytes that each device holds at most beside its parts of the operands and the result, by a simple count."""
-        moved = [way.end.bytes if way.steps else 0 for way in (self.lhs, self.rhs)]
+        moved = [
+            0 if not way.steps else 2 * way.blocks[-2].bytes if name == self.ring else way.end.bytes
+            for name, way in self.ways[:2]
+        ]
         after = [a.bytes + b.bytes for a, b in itertools.pairwise(self.out.blocks[:-1])] if self.out.steps else []
         last = self.out.blocks[-2].bytes if self.out.steps else 0
-        lhs, rhs = (max((block.bytes for block in way.blocks[1:]), default=0) for way in (self.lhs, self.rhs))
+        lhs, rhs = (
+            max((block.bytes for block in way.blocks[1 : -1 if name == self.ring else None]), default=0)
+            for name, way in self.ways[:2]
+        )
         return max(sum(moved) + (self.out.start.bytes if self.out.steps else 0), lhs, rhs, last, *after, 0)
 
     @property
     def name(self) -> str:
         """Which label each mesh axis shares out: "m on x, k on y"."""
         named = [f"{label} on {' '.join(axes)}" for label, axes in self.places.items() if axes]
-        return ", ".join(named) or "all on every device"
+        ring = "" if self.ring is None else f", {self.ring} round a ring"
+        return (", ".join(named) or "all on every device") + ring
 
     @property
     def ways(self) -> tuple[tuple[str, Route], ...]:
@@ -181,7 +191,11 @@ def _ways(task: Task, places: Places, ways: _Ways) -> Iterator[Candidate]:
     for end, scatter in _ends(task, start, partial):
         out = route(start, end, partial, scatter, task.dtype)
         if out is not None and _keeps(task, out, scatter):
-            yield Candidate(places, lhs, rhs, out, task.flops // used)
+            found = Candidate(places, lhs, rhs, out, task.flops // used)
+            yield found
+            for side, labels in (("lhs", c.lhs), ("rhs", c.rhs)):
+                if ring.fits(getattr(found, side), labels, c):
+                    yield dataclasses.replace(found, ring=side)
 
 
 def _ends(task: Task, start: Block, partial: MeshAxes) -> Iterator[tuple[Sharding, bool]]:

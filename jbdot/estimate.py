@@ -4,11 +4,12 @@ Times are estimates: published figures of the devices (`hardware`), and collecti
 """
 
 import dataclasses
+import itertools
 from typing import Final
 
-from jbdot.block import Sharding
+from jbdot.block import Block, Sharding
 from jbdot.candidate import Candidate, Task, candidates
-from jbdot.collectives import AllGather, AllReduce, Cast, ReduceScatter, Slice
+from jbdot.collectives import AllGather, AllReduce, Cast, ReduceScatter, Slice, Step
 from jbdot.links import Links
 from jbdot.route import Route, route
 
@@ -54,7 +55,9 @@ def chosen(found: list[Weighed], task: Task, links: Links) -> tuple[list[Weighed
     first = next(pair for pair in found if pair[0].sent == fewest or pair[1].total_us <= WORTH * lean[1].total_us)
     found = [first, *(pair for pair in found if pair is not first)]
     plain = plain_jit(found, first[0].out.end.sharding, task, links)
-    gathers = _is_simple(first[0]) and not first[0].out.steps and plain[0].sent <= first[0].sent
+    gathers = (
+        first[0].ring is None and _is_simple(first[0]) and not first[0].out.steps and plain[0].sent <= first[0].sent
+    )
     return found, plain, not first[0].sent or gathers
 
 
@@ -64,7 +67,7 @@ def plain_jit(found: list[Weighed], end: Sharding, task: Task, links: Links) -> 
     It moves operands as little as it can, by gathering them; adds partial sums whole; and only then keeps its part. It
     neither scatters sums nor sends operands from one label to another. What it gathers it overlaps with the dot.
     """
-    simple = [way for way, _ in found if way.out.end.sharding == end and _is_simple(way)]
+    simple = [way for way, _ in found if way.out.end.sharding == end and way.ring is None and _is_simple(way)]
     ways = [way for way in (_summed_whole(way, task) for way in simple) if way is not None] or [found[0][0]]
     way = min(ways, key=lambda way: (way.lhs.sent + way.rhs.sent, way.sent, way.flops))
     estimate = estimated(way, task, links)
@@ -90,13 +93,25 @@ def _summed_whole(way: Candidate, task: Task) -> Candidate | None:
 
 
 def estimated(way: Candidate, task: Task, links: Links) -> Estimate:
-    """Estimates a candidate: its collectives one after another, and its arithmetic."""
-    communication = sum(
-        links.time_us(step.kind, step.sent(block), step.axes)
-        for _, side in way.ways
-        for step, block in zip(side.steps, side.blocks, strict=False)
-        if not isinstance(step, (Slice, Cast))
-    )
+    """Estimates a candidate: its collectives one after another, and its arithmetic, beside which a ring runs."""
+    times = {name: [_step_us(step, block, links) for step, block in _steps(side)] for name, side in way.ways}
     touched = way.lhs.end.bytes + way.rhs.end.bytes + way.out.start.bytes
     compute = links.hardware.compute_us(way.flops, task.lhs.dtype, touched)
-    return Estimate(compute, communication, compute + communication)
+    if way.ring is None:
+        communication = sum(itertools.chain(*times.values()))
+        return Estimate(compute, communication, compute + communication)
+    *_, (gather, block) = _steps(getattr(way, way.ring))
+    turns = task.mesh[gather.axes[0]]
+    times[way.ring].pop()
+    hop = links.time_us("permute", block.bytes, gather.axes)
+    others, each = sum(itertools.chain(*times.values())), compute / turns
+    beside = (turns - 1) * max(hop, each) + each
+    return Estimate(compute, others + (turns - 1) * hop, others + beside)
+
+
+def _steps(side: Route) -> list[tuple[Step, Block]]:
+    return list(zip(side.steps, side.blocks, strict=False))
+
+
+def _step_us(step: Step, block: Block, links: Links) -> float:
+    return 0.0 if isinstance(step, (Slice, Cast)) else links.time_us(step.kind, step.sent(block), step.axes)

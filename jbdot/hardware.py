@@ -142,6 +142,16 @@ _KEYS: Final = {
 _WIDER: Final = {"float8": "bfloat16", "int8": "bfloat16", "bfloat16": "float32", "float64": "float32"}
 
 
+_TOPOLOGIES: Final = {
+    "v4": "TPU v4",
+    "v5e": "TPU v5 lite",
+    "v5p": "TPU v5p",
+    "v6e": "TPU v6 lite",
+    "tpu7x": "TPU7x",
+    "h100": "NVIDIA H100 80GB HBM3",
+}
+
+
 @functools.cache
 def known(device_kind: str) -> Hardware:
     """The published figures for a `device_kind`, whole chips where a chip can be one device.
@@ -162,6 +172,22 @@ def known(device_kind: str) -> Hardware:
         "Give a profile as hardware=: a jbdot.hardware.Hardware of your own, dataclasses.replace(known(...), ...) of a "
         "similar one, or what jbdot.hardware.profile(mesh) measures",
     )
+
+
+def of_topology(topology: str) -> Hardware:
+    """The published figures for the devices of a topology as the TPU compiler names it, such as "v5e:4x4".
+
+    Raises:
+        ValueError: There is no such kind.
+
+    Example:
+        >>> of_topology("v5p:4x4x4").name
+        'TPU v5p'
+    """
+    kind = topology.partition(":")[0]
+    if kind not in _TOPOLOGIES:
+        raise BadValue("a topology must name a kind of device", repr(topology), f"One of {', '.join(_TOPOLOGIES)}")
+    return known(_TOPOLOGIES[kind])
 
 
 def of(device: Any) -> Hardware:

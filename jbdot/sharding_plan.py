@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbdot import mesh_axes
+from jbdot import mesh_axes, ring
 from jbdot.block import Block, Sharding
 from jbdot.bound import least
 from jbdot.candidate import Candidate, Task
@@ -118,24 +118,44 @@ class ShardingPlan:
 
     def local(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as planned, without rules of its own for derivatives."""
-        if self.is_plain:
-            return self._by_compiler(lhs, rhs)
+        return self.by_compiler(lhs, rhs) if self.is_plain else self.by_way(self.winner)(lhs, rhs)
+
+    def by_way(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
+        """The contraction by one of the candidates whose result is sharded as the plan's."""
         specs = tuple(x.sharding.spec for x in (self.lhs, self.rhs))
-        run = self.by(self.winner)
-        return jax.shard_map(run, mesh=self.mesh, in_specs=specs, out_specs=self.spec, check_vma=False)(lhs, rhs)
+        return jax.shard_map(self.by(way), mesh=self.mesh, in_specs=specs, out_specs=self.spec, check_vma=False)
+
+    @property
+    def same_result(self) -> list[Candidate]:
+        """The candidates whose result is sharded as the plan's, best first."""
+        end = self.winner.out.end.sharding
+        return [way for way, _ in self.candidates if way.out.end.sharding == end]
 
     def by(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
         """What each device does to go a way: a function of its parts of the operands, for `shard_map`."""
-        settings, planned = self.settings, Planned(self.contraction)
+        settings, planned, out = self.settings, Planned(self.contraction), way.out.start
+
+        def dot(lhs: jax.Array, rhs: jax.Array, dtype: Any) -> jax.Array:
+            return planned.run(lhs, rhs, settings.precision, jnp.dtype(dtype), None, settings.plan)
 
         def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-            lhs, rhs = way.lhs.run(lhs), way.rhs.run(rhs)
-            dtype = jnp.dtype(way.out.start.dtype)
-            return way.out.run(planned.run(lhs, rhs, settings.precision, dtype, None, settings.plan))
+            if way.ring is None:
+                return way.out.run(dot(way.lhs.run(lhs), way.rhs.run(rhs), out.dtype))
+            is_lhs = way.ring == "lhs"
+            moving, x = (way.lhs, lhs) if is_lhs else (way.rhs, rhs)
+            other = way.rhs.run(rhs) if is_lhs else way.lhs.run(lhs)
+            made = ring.multiplied(moving, x, other, is_lhs, out, self.contraction, self.sum_dtype, dot)
+            return way.out.run(made)
 
         return run
 
-    def _by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
+    @property
+    def sum_dtype(self) -> str:
+        """What partial sums are kept in, of devices and of a ring's steps."""
+        request = Planned(self.contraction).request(self.lhs, self.rhs, self.settings.precision, self.settings.dtype)
+        return self.settings.sum_dtype or _sum_dtype(request)
+
+    def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as one dot, which XLA partitions; in the dtype that sums over devices are kept in."""
         settings, planned = self.settings, Planned(self.contraction)
         dtype = jnp.dtype(self.plain[0].out.start.dtype)
