@@ -37,7 +37,8 @@ class Task:
         shape: The result's.
         dtype: The result's, by name.
         sum_dtype: What partial sums are kept in until they are complete.
-        reduce: "all_reduce" or "reduce_scatter" where contracting labels are to stay where they are; else None.
+        reduce: "all_reduce", "reduce_scatter" or "unreduced", where contracting labels are to stay where they are, and
+            how their sums are to be completed; else None.
     """
 
     contraction: Contraction
@@ -189,7 +190,10 @@ def _ways(task: Task, places: Places, ways: _Ways) -> Iterator[Candidate]:
     start = Block.of(task.shape, dtype, have, task.mesh)
     used = math.prod(task.mesh[axis] for axes in places.values() for axis in axes)
     for end, scatter in _ends(task, start, partial):
-        out = route(start, end, partial, scatter, task.dtype)
+        if task.reduce == "unreduced":
+            out = Route(start) if end == start.sharding and partial else None
+        else:
+            out = route(start, end, partial, scatter, task.dtype)
         if out is not None and _keeps(task, out, scatter):
             found = Candidate(places, lhs, rhs, out, task.flops // used)
             yield found
@@ -200,7 +204,7 @@ def _ways(task: Task, places: Places, ways: _Ways) -> Iterator[Candidate]:
 
 def _ends(task: Task, start: Block, partial: MeshAxes) -> Iterator[tuple[Sharding, bool]]:
     """The result's shardings that may follow, and whether its sums are scattered."""
-    whole, scattered = task.reduce != "reduce_scatter", task.reduce != "all_reduce"
+    whole, scattered = task.reduce != "reduce_scatter", task.reduce not in ("all_reduce", "unreduced")
     if task.out is not None:
         yield from ((task.out, scatter) for scatter in ((True,) if scattered else (False,)))
         return

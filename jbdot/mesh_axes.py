@@ -26,6 +26,8 @@ def read(spec: Any, ndim: int, mesh: Mapping[str, int], name: str) -> Sharding:
         raise BadType(f"the sharding of {name} must be a PartitionSpec", repr(spec))
     if len(spec) > ndim:
         raise BadValue(f"the PartitionSpec of {name} must not be longer than its rank", f"{spec} for rank {ndim}")
+    if getattr(spec, "unreduced", None):
+        raise BadValue(f"the PartitionSpec of {name} must hold complete sums", f"{spec}", "Reduce it with jax.reshard")
     if any(entry is PartitionSpec.UNCONSTRAINED for entry in spec):
         raise BadValue(f"the PartitionSpec of {name} must leave no axis unconstrained", str(spec))
     found = tuple(_axes(entry) for entry in spec) + ((),) * (ndim - len(spec))

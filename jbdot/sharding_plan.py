@@ -29,7 +29,7 @@ from jbdot.table import table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REDUCE: Final = ("all_reduce", "reduce_scatter", "forbid")
+REDUCE: Final = ("all_reduce", "reduce_scatter", "unreduced", "forbid")
 SHOWN: Final = 8  # candidates in a printed plan
 
 
@@ -166,6 +166,10 @@ class ShardingPlan:
 
     def _gradients(self, operands: tuple[Any, Any], cotangent: Any) -> tuple[jax.Array, jax.Array]:
         """Both contractions of the backward pass, planned in their turn, each into its operand's own sharding."""
+        if self.settings.reduce == "unreduced":
+            raise BadValue(
+                "a result that is differentiated must have its sums complete", 'reduce="unreduced" leaves them'
+            ).told("ShardingPlan", str(self.contraction))
         lhs, rhs = operands
         by_lhs, by_rhs = self.backward
         return by_lhs._run(cotangent, rhs), by_rhs._run(cotangent, lhs)
@@ -306,7 +310,9 @@ def plan_sharding(
         rhs: Likewise, on the same mesh.
         out: The result's PartitionSpec, or a map from its labels to mesh axes; None leaves it to the plan.
         reduce: How sums over a sharded contracting label are completed: "all_reduce" (every device along its mesh axes
-            gets them), "reduce_scatter" (each gets a part); "forbid" refuses every communication. None chooses.
+            gets them), "reduce_scatter" (each gets a part), or "unreduced": not at all, partial sums are left to JAX in
+            the dtype that they were accumulated in (on meshes with Explicit axes; without gradients). "forbid" refuses
+            every communication. None chooses.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         sum_dtype: What partial sums are sent in. By default what they were accumulated in: float32 for 16-bit floats.
@@ -392,9 +398,23 @@ def _plan(
     if settings.reduce == "forbid":
         _check_silent(best[0][0])
     spec = mesh_axes.written(best[0][0].out.end.sharding if end is None else end)
-    out = jax.ShapeDtypeStruct(task.shape, jnp.dtype(task.dtype), sharding=NamedSharding(mesh, spec))
+    dtype = jnp.dtype(best[0][0].out.end.dtype)
+    if settings.reduce == "unreduced":
+        spec, is_plain = _unreduced(spec, best[0][0], c, mesh), False
+    out = jax.ShapeDtypeStruct(task.shape, dtype, sharding=NamedSharding(mesh, spec))
     is_open = end is None
     return ShardingPlan(c, mesh, left, right, out, tuple(best), plain, is_plain, is_open, links.hardware, settings)
+
+
+def _unreduced(spec: PartitionSpec, way: Candidate, c: Contraction, mesh: Any) -> PartitionSpec:
+    """A PartitionSpec that says along which mesh axes sums are still to be added."""
+    if any("Explicit" not in str(kind) for kind in mesh.axis_types):
+        raise BadValue(
+            'reduce="unreduced" needs a mesh with Explicit axes',
+            f"they are {', '.join(map(str, mesh.axis_types))}",
+            "Make it with axis_types=(jax.sharding.AxisType.Explicit, ...)",
+        )
+    return PartitionSpec(*spec, unreduced=frozenset(axis for label in c.contracting for axis in way.places[label]))
 
 
 def _task(c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings) -> Task:

@@ -142,6 +142,23 @@ def test_partial_sums_are_kept_in_what_they_were_added_in():
     assert narrow.sent * 2 == wide.sent
 
 
+def test_partial_sums_can_be_left_to_jax():
+    on = mesh((2, 4), kind="Explicit")
+    lhs = jax.device_put(integers((16, 32)), NamedSharding(on, P("x", "y"))).astype("bfloat16")
+    rhs = jax.device_put(integers((32, 24), 1), NamedSharding(on, P("y"))).astype("bfloat16")
+    plan = plan_sharding(GEMM, lhs, rhs, reduce="unreduced", hardware=V5E)
+    assert plan.sent == 0
+    assert plan.spec.unreduced == {"y"}
+    assert plan.out.dtype == "float32"  # as they were accumulated
+    with jax.set_mesh(on):
+        got = jax.jit(lambda x, y: jax.sharding.reshard(plan(x, y), P("x")))(lhs, rhs)
+        np.testing.assert_array_equal(got, np.asarray(lhs, np.float32) @ np.asarray(rhs, np.float32))
+        with pytest.raises(ValueError, match="a result that is differentiated must have its sums complete"):
+            jax.grad(lambda x, y: jax.sharding.reshard(plan(x, y), P("x")).sum())(lhs, rhs)
+    with pytest.raises(ValueError, match='reduce="unreduced" needs a mesh with Explicit axes'):
+        planned(GEMM, mesh((2, 4)), ((), ("x",)), (("x",), ()), reduce="unreduced")
+
+
 def test_a_sum_that_sixteen_bits_lose_is_right():
     on = mesh((8,))
     lhs = jnp.ones((8, 4096), "bfloat16")
@@ -195,7 +212,7 @@ def test_what_is_printed():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"reduce": "never"}, "reduce must be one of 'all_reduce', 'reduce_scatter', 'forbid'"),
+        ({"reduce": "never"}, "reduce must be one of 'all_reduce', 'reduce_scatter', 'unreduced', 'forbid'"),
         ({"reduce": "forbid"}, 'reduce="forbid" allows no communication: the best way sends, for each device, out'),
         ({"out": P("x", "y", "x")}, "must not be longer than its rank"),
         ({"out": P("x", "x")}, "a mesh axis must cut one axis of an array only"),
