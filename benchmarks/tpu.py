@@ -9,10 +9,8 @@ a case says "row-major". An operand that is small in its trailing axes lies with
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -34,24 +32,14 @@ from jax.sharding import SingleDeviceSharding
 import jbdot
 from jbdot import Contraction
 from jbdot.choice import candidates, chosen
+from jbdot.hlo import Unreadable, estimated_cycles
 from jbdot.request import Request
+from jbdot.witness import ESTIMATED, QUIET
 
 RESULTS: Final = Path(__file__).parent / "results"
 # kind: a topology to ask for, and the clock in GHz: peak FLOP/s over the multiply-adds of the matrix units.
 KINDS: Final = {"v5e": ("v5e:2x2", 1.5), "v5p": ("v5p:2x2x1", 1.75), "v6e": ("v6e:2x2", 1.75)}
-QUIET: Final = {  # libtpu neither looks for a TPU nor writes logs, and two processes may load it
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_LOG_DIR": "disabled",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 LOWERINGS: Final = ("direct", "auto", "lanes", "reduced")
-ESTIMATED: Final = "estimated by the compiler, no TPU has confirmed it"
 NEVER_ABOVE: Final = 1.0  # cycles of "auto" over those of the bare dot, everywhere
 AT_LEAST: Final = {(4, 5, 8): 5.0, (8, 8, 8): 2.0}  # the bare dot's over those of "auto", by (m, k, n), for batches
 FEWEST: Final = 8192  # elements of a batch for which that is promised
@@ -162,78 +150,6 @@ PROGRAMS: Final[dict[str, Callable[[Dot], Dot]]] = {
 }
 
 
-# Reading the compiled text.
-
-_HEAD: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_ESTIMATE: Final = re.compile(r'"estimated_cycles":"(\d+)"')
-_CALLED: Final = re.compile(r"\b(?:calls|to_apply)=%([\w.\-]+)")
-_LOOP: Final = re.compile(r"\bcondition=%([\w.\-]+), body=%([\w.\-]+)")
-_BRANCHES: Final = re.compile(r"\bbranch_computations=\{([^}]*)\}|\b(?:true|false)_computation=%([\w.\-]+)")
-_CONSTANT: Final = re.compile(r" constant\((\d+)\)")
-
-
-class NoEstimate(ValueError):
-    """The compiler left an estimate out, or the text has a form that is not known here."""
-
-
-def estimated_cycles(text: str) -> int:
-    """Sums the estimates of a compiled module, each as often as it runs.
-
-    A fusion has one estimate for all that it holds. What is in a loop counts once a trip, and of a conditional's
-    branches the costliest counts. Operations without an estimate, such as asynchronous copies, count nothing.
-
-    Raises:
-        NoEstimate: An estimate is below zero, as the compiler says where it has none, or a loop's trips are unknown.
-    """
-    bodies, entry = _computations(text)
-
-    @functools.cache
-    def total(name: str) -> int:
-        return sum(map(cost, bodies[name]))
-
-    def cost(line: str) -> int:
-        if found := _ESTIMATE.search(line):
-            return _known(int(found[1]))
-        if found := _LOOP.search(line):
-            return _trips(bodies[found[1]]) * total(found[2])
-        if found := _BRANCHES.findall(line):
-            names = [name.strip(" %") for several, one in found for name in (several or one).split(",")]
-            return max(map(total, names))
-        return sum(total(name) for name in _CALLED.findall(line))
-
-    return total(entry)
-
-
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The instructions of each computation by its name, and the name of the entry."""
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            name = head[2]
-            bodies[name] = []
-            entry = name if head[1] else entry
-        elif name and " = " in line:
-            bodies[name].append(line)
-    if not entry:
-        raise NoEstimate("the text has no entry computation")
-    return bodies, entry
-
-
-def _known(cycles: int) -> int:
-    if cycles >= 1 << 63:
-        raise NoEstimate(f"the compiler estimates {cycles - (1 << 64)} cycles")
-    return cycles
-
-
-def _trips(condition: list[str]) -> int:
-    """How often a loop runs: what its counter, from 0, is compared with."""
-    constants = {int(found[1]) for line in condition if (found := _CONSTANT.search(line))}
-    if len(constants) != 1:
-        raise NoEstimate(f"a loop's condition has {len(constants)} constants")
-    return constants.pop()
-
-
 # Compiling, in a child process for each kind of TPU.
 
 
@@ -293,7 +209,7 @@ def _figures(lowered: Any) -> Row:
     figures["temp_bytes"] = ready.memory_analysis().temp_size_in_bytes
     try:
         return {"cycles": estimated_cycles(ready.as_text()), **figures}
-    except NoEstimate as reason:
+    except Unreadable as reason:
         return {"no_estimate": str(reason), **figures}
 
 

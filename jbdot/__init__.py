@@ -10,12 +10,14 @@ from jbdot.sharded import sharded
 from jbdot.sharding_plan import ShardingPlan, plan_sharding
 from jbdot.tensorflow import matmul
 from jbdot.tune import tune
+from jbdot.witness import compile_for
 
 __all__ = [
     "Contraction",
     "Explanation",
     "ShardingPlan",
     "batch_dot",
+    "compile_for",
     "contract",
     "dot",
     "dot_general",

@@ -1,4 +1,4 @@
-"""The command `jbdot`: explain, bench, run, doctor, demo."""
+"""The command `jbdot`: explain, bench, plan, run, doctor, demo."""
 
 import ast
 import functools
@@ -24,18 +24,22 @@ except ImportError as missing:  # the library works without its command
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 import jbdot
-from jbdot import files, tuned
+from jbdot import files, hardware, mesh_axes, tuned
 from jbdot.explain import COLOURS, Explanation
 from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
 
 EXTRAS: Final = {
     "cli": ("typer", "rich"),
     "plot": ("matplotlib",),
+    "tpu": ("libtpu",),
     "demo": ("optax", "scikit-learn"),
     "test": ("pytest", "pytest-xdist", "hypothesis"),
 }
+
+COMPILED: Final = 4  # programs that `plan --topology` compiles
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,12 +95,7 @@ def explain(
         return
     show(explanation)
     if plot is not None:
-        files.save(
-            plot,
-            lambda path: explanation.plot().savefig(path, dpi=150, format=plot.suffix[1:] or "png"),
-            overwrite=True,
-        )
-        console.print(f"picture: {plot}", highlight=False)
+        picture(plot, explanation)
 
 
 @app.command()
@@ -138,6 +137,50 @@ def bench(
 
 
 @app.command()
+def plan(
+    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
+    lhs: Annotated[str, typer.Argument(help="The first operand's shape, such as 64x1024x1024.")],
+    rhs: Annotated[str, typer.Argument(help="The second operand's shape.")],
+    mesh: Annotated[str, typer.Option(help="Its axes, such as x=4,y=4.")],
+    lhs_spec: Annotated[str, typer.Option("--lhs", help="What cuts each axis, such as ,,xy or ,,data+model.")] = "",
+    rhs_spec: Annotated[str, typer.Option("--rhs", help="Likewise, of the second operand.")] = "",
+    out: Annotated[str | None, typer.Option(help="Likewise, of the result; by default the plan chooses.")] = None,
+    device: Annotated[str, typer.Option(help="The devices' kind, as JAX reports it.")] = "TPU v5 lite",
+    topology: Annotated[str | None, typer.Option(help="Ask the compiler for it too, such as v5e:4x4.")] = None,
+    reduce: Annotated[str | None, typer.Option(help="all_reduce, reduce_scatter or forbid.")] = None,
+    sum_dtype: Annotated[str | None, typer.Option(help="What partial sums are sent in.")] = None,
+    axes: AxesText = None,
+    dialect: Dialect = None,
+    dtype: Annotated[str, typer.Option(help="Both operands' dtype.")] = "bfloat16",
+    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
+    transpose_a: Flag = False,
+    transpose_b: Flag = False,
+    adjoint_a: Flag = False,
+    adjoint_b: Flag = False,
+    plot: Annotated[Path | None, typer.Option(help="Save the picture here.")] = None,
+) -> None:
+    """Plan a call over a mesh of devices that need not be here: the ways to spread it, and what each sends."""
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: what devices there are is not looked at
+    sizes = mesh_axes.parse_mesh(mesh)
+    on = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    left, right = (
+        jax.ShapeDtypeStruct(shape(text), dtype_of(dtype), sharding=NamedSharding(on, mesh_axes.parse(spec, sizes)))
+        for text, spec in ((lhs, lhs_spec), (rhs, rhs_spec))
+    )
+    figures = hardware.known(device) if topology is None else hardware.of_topology(topology)
+    end = None if out is None else mesh_axes.parse(out, sizes)
+    given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
+    door = find(answered(function, dialect, left, right, given, None).function, None)
+    over = jbdot.sharded(door, end, reduce=reduce, sum_dtype=sum_dtype, hardware=figures)
+    planned = over.plan(*call(door, left, right, given))
+    console.print(str(planned), highlight=False, markup=False, soft_wrap=True)
+    if topology is not None:
+        console.print("", witnessed(planned, topology), highlight=False)
+    if plot is not None:
+        picture(plot, planned)
+
+
+@app.command()
 def run(
     function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
     lhs: Annotated[Path, typer.Argument(help="The first operand, a .npy file.")],
@@ -151,14 +194,21 @@ def run(
     adjoint_a: Flag = False,
     adjoint_b: Flag = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result's file if it exists.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="For operands and result at a time, such as 500MB; a quarter of what is free, at most 1GiB."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where a run that was stopped left parts.")] = False,
 ) -> None:
-    """Multiply two .npy files into a third, piece by piece where they are large.
+    """Multiply two .npy files into a third, part by part where they are large.
 
-    Inputs are memory-mapped; the result appears under its name once it is whole.
+    Inputs are memory-mapped; the result appears under its name once it is whole. A run that was stopped, in whatever
+    way, goes on where it was when the same command is given again.
     """
     door = find(function, dialect)
-    given = call(door, lhs, rhs, options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b))
-    result = files.multiply(door, given, out, overwrite=overwrite, track=progress)
+    arguments = call(door, lhs, rhs, options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b))
+    limit = None if memory is None else size_of(memory)
+    result = files.multiply(door, arguments, out, overwrite=overwrite, fresh=fresh, memory=limit, track=progress)
     console.print(f"{out}: {result}", highlight=False)
 
 
@@ -217,10 +267,16 @@ def demo(
     showcase.run(out, seed=seed, console=console, **({} if epochs is None else {"epochs": epochs}))
 
 
-def progress(parts: list[Any]) -> Iterable[Any]:
-    """Shows a bar while more than one part is worked on."""
-    quiet = len(parts) < 2
-    yield from rich.progress.track(parts, "multiplying", console=errors, transient=True, disable=quiet)
+def progress(parts: list[Any], finished: int) -> Iterable[Any]:
+    """Shows a bar over all parts, of which those that are left are worked on."""
+    total = finished + len(parts)
+    if finished:
+        errors.print(f"going on: {finished} of {total} parts are there", highlight=False)
+    with rich.progress.Progress(console=errors, transient=True) as bar:
+        task = bar.add_task("multiplying", total=total, completed=finished)
+        for part in parts:
+            yield part
+            bar.advance(task)
 
 
 def find(function: str, dialect: str | None) -> Callable[..., Any]:
@@ -300,6 +356,15 @@ def shape(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in re.split("[x,]", text))
 
 
+def size_of(text: str) -> int:
+    """Reads a number of bytes: 500MB, or 2GiB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"{text} is no number of bytes. Write one such as 500MB or 2GiB.")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
 def dtype_of(name: str) -> Any:
     """Reads a dtype's name; 64-bit types are taken at their word."""
     try:
@@ -309,6 +374,28 @@ def dtype_of(name: str) -> Any:
     if dtype.itemsize >= 8 and dtype != jnp.complex64:
         jax.config.update("jax_enable_x64", True)
     return dtype
+
+
+def picture(plot: Path, of: Explanation | jbdot.ShardingPlan) -> None:
+    """Saves a picture."""
+    files.save(plot, lambda path: of.plot().savefig(path, dpi=150, format=plot.suffix[1:] or "png"), overwrite=True)
+    console.print(f"picture: {plot}", highlight=False)
+
+
+def witnessed(planned: jbdot.ShardingPlan, topology: str) -> rich.table.Table:
+    """What the compiler for a topology makes of plain jit and of the best ways, each with the result's sharding."""
+    from jbdot.witness import Compiler
+
+    compiler = Compiler(topology)
+    head = ("way", "sent, MB", "temporary, MB", "compute, us", "collectives")
+    table = rich.table.Table(*head, box=None, title=f"compiled for {topology}", title_justify="left")
+    programs = [("plain jit", planned.by_compiler), *((way.name, planned.by_way(way)) for way in planned.same_result)]
+    for name, program in rich.progress.track(programs[:COMPILED], "compiling", console=errors, transient=True):
+        made = compiler.compile(program, planned.lhs, planned.rhs, out=planned.spec)
+        us = "-" if made.estimated_us is None else f"{made.estimated_us:,.0f}, estimated"
+        kinds = ", ".join(dict.fromkeys(one.kind for one in made.collectives))
+        table.add_row(name, f"{made.bytes_sent / 1e6:.3g}", f"{made.temp_bytes / 1e6:.3g}", us, kinds or "-")
+    return table
 
 
 def show(explanation: Explanation) -> None:

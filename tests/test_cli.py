@@ -84,6 +84,36 @@ def test_run(jbdot, tmp_path):
     assert jbdot(*args, "--overwrite")[0] == 0
 
 
+def test_run_in_parts(jbdot, tmp_path, monkeypatch):
+    x, y = (np.arange(float(n), dtype=np.float32).reshape(4, -1, 3) for n in (48, 60))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    args = ("run", "batch_dot", tmp_path / "x.npy", tmp_path / "y.npy", "--axes", "2,2", "--out", tmp_path / "out.npy")
+    progress = cli.progress
+
+    def stopped(parts, finished):
+        yield from progress(parts[:1], finished)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "progress", stopped)
+    assert jbdot(*args, "--memory", "0.2kB")[0] != 0
+    monkeypatch.setattr(cli, "progress", progress)
+    assert "begun by another call" in jbdot(*args, "--dialect", "keras", "--memory", "0.2kB")[2]
+    code, out, err = jbdot(*args, "--memory", "0.2kB")
+    assert code == 0
+    assert "float32[4,4,5]" in out
+    assert "going on: 1 of 4 parts are there" in err
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.einsum("bik,bjk->bij", x, y))
+    assert jbdot(*args, "--overwrite", "--fresh", "--memory", "200")[0] == 0
+
+
+def test_sizes():
+    assert [cli.size_of(text) for text in ("100", "2kB", "1.5 MB", "2GiB", "1T")] == [100, 2000, 1500000, 2**31, 10**12]
+    for text in ("", "much", "2XB", "-1"):
+        with pytest.raises(ValueError, match=r"is no number of bytes\. Write one such as 500MB"):
+            cli.size_of(text)
+
+
 def test_doctor(jbdot):
     code, out, _ = jbdot("doctor")
     assert code == 0
@@ -119,3 +149,36 @@ def test_doctor_says_what_malloc_does(monkeypatch):
     assert "malloc is set" in cli.large_results("glibc.malloc.hugetlb=1")
     monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
     assert "malloc is set: libjemalloc.so" in cli.large_results("")
+
+
+PLAN = ("plan", "batch_dot", "64x1024x1024", "64x1024x1024", "--mesh", "x=4,y=4", "--lhs", ",,xy", "--rhs", ",xy,")
+
+
+def test_plan(jbdot, tmp_path):
+    code, out, _ = jbdot(*PLAN, "--out", "xy,,", "--dtype", "float32", "--plot", str(tmp_path / "plan.png"))
+    assert code == 0
+    assert "b m k, b k n -> b m n on x=4, y=4 of TPU v5e" in out
+    assert "Taken: b on x y, which sends 31.5 MB" in out
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
+    code, out, _ = jbdot(
+        *PLAN, "--device", "TPU v5p"
+    )  # the result is the plan's to choose; the dtype, of a later Keras
+    assert code == 0
+    assert "bfloat16[64,1024,1024] P(('x', 'y')) (chosen by the plan)" in out
+    assert "of TPU v5p" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (("--mesh", "4x4"), "a mesh must be named as axis=size"),
+        (("--lhs", "z"), "a sharding must name axes of the mesh: 'z' in 'z'"),
+        (("--device", "abacus"), "abacus"),
+        (("--topology", "v9:4"), "a topology must name a kind of device: 'v9:4'"),
+        (("--reduce", "forbid"), 'reduce="forbid" allows no communication'),
+    ],
+)
+def test_a_plan_that_cannot_be_made(jbdot, change, fact):
+    code, _, err = jbdot(*PLAN, *change)
+    assert code == 2
+    assert fact in " ".join(err.split())

@@ -92,6 +92,18 @@ def test_gains_are_those_of_the_stored_results():
             assert cells == [f"{run[workload, dtype, direction]['bare']:.2g}" for run in runs]
 
 
+def test_bytes_of_plans_are_those_of_the_stored_results():
+    (path,) = RESULTS.glob("plans-jax-*.jsonl")
+    found = {}
+    for row in map(json.loads, path.read_text().splitlines()):
+        key = row["topology"], row["lhs"], row["rhs"], row["out"]
+        found.setdefault(key, [f"{row[program]['sent'] / 1e6:.3g}" for program in ("plain", "plan")])
+    cases = (",,xy", ",xy,", "xy,,"), ("xy,", "xy,", "xy,"), (",xy", "xy,", "x,y"), (",xy", ",", None)
+    topologies = "v5e:4x4", "v5p:4x4x4", "v5e:16x16", "v6e:4x4"
+    for (_, *cells), case in zip(rows("On many devices"), cases, strict=True):
+        assert cells == [" to ".join(found[topology, *case]) for topology in topologies]
+
+
 def test_changelog_names_the_version():
     from importlib.metadata import version
 

@@ -1,0 +1,526 @@
+"""Reads the text of a compiled XLA module: what its collectives send, its dots compute, the TPU compiler estimates.
+
+The text is what `compiled.as_text()` gives, from the compilers for TPU, GPU and CPU. Five things in it mislead whoever
+counts words, and are minded here:
+
+- A reduce-scatter on a TPU is a fusion named `all-reduce-scatter` that holds an `all-reduce`.
+- A collective that runs beside a dot stands in three fusions: the one that starts it, the dot's, the one that ends it.
+- A loop's body stands once, and may be unrolled: its counter then goes up by more than one.
+- Groups of devices are written as lists, as a reshaped and transposed range, or as axes of a mesh.
+- Between slices of TPUs a collective is a `send` to the host, which says what it is part of.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+KINDS: Final = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+
+class Unreadable(ValueError):
+    """The text has a form that is not known here."""
+
+
+class NoEstimate(Unreadable):
+    """The compiler left an estimate out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A collective operation, as one device sees it. Bytes are those of the elements, without padding.
+
+    Attributes:
+        kind: One of `KINDS`.
+        group: How many devices take part together; of a permutation, how many send to another.
+        groups: How many such groups there are.
+        operand_bytes: What a device gives; of a ragged all-to-all, at most.
+        result_bytes: What a device gets.
+        times: How often it runs.
+        across_slices: Whether it goes from slice to slice, over the network of the data center.
+
+    Example:
+        >>> gather = Collective("all-gather", group=4, groups=4, operand_bytes=256, result_bytes=1024, times=3)
+        >>> print(gather)
+        3 x all-gather over 4 groups of 4, 256 to 1,024 bytes: 768 sent each time
+    """
+
+    kind: str
+    group: int
+    groups: int
+    operand_bytes: int
+    result_bytes: int
+    times: int = 1
+    across_slices: bool = False
+
+    @property
+    def sent(self) -> int:
+        """Bytes that a device sends each time, by the algorithm that sends fewest, rounded up."""
+        if self.group < 2:
+            return 0
+        if self.kind in ("collective-permute", "collective-broadcast"):
+            return self.operand_bytes
+        whole = self.result_bytes if self.kind == "all-gather" else self.operand_bytes
+        twice = 2 if self.kind == "all-reduce" else 1
+        return -(-twice * whole * (self.group - 1) // self.group)
+
+    def __str__(self) -> str:
+        where = f"{self.groups} groups of {self.group}" if self.groups > 1 else str(self.group)
+        where += " across slices" if self.across_slices else ""
+        size = f"{self.operand_bytes:,} to {self.result_bytes:,} bytes"
+        return f"{self.times} x {self.kind} over {where}, {size}: {self.sent:,} sent each time"
+
+
+def collectives(text: str) -> tuple[Collective, ...]:
+    """Finds the collectives of a compiled module, in the order of the text, each once with how often it runs.
+
+    Of a conditional's branches the one that sends most counts.
+
+    Raises:
+        Unreadable: How often a loop with collectives runs is not in the text, or a form is not known.
+
+    Example:
+        >>> text = '''HloModule jit_f, num_partitions=8
+        ...
+        ... ENTRY %main (x: bf16[8,4]) -> bf16[32,4] {
+        ...   %x = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
+        ...   ROOT %g = bf16[32,4]{1,0} all-gather(%x), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+        ... }'''
+        >>> [str(found) for found in collectives(text)]
+        ['1 x all-gather over 2 groups of 4, 64 to 256 bytes: 192 sent each time']
+    """
+    module = _Module(text)
+    return tuple(module.collectives(module.entry))
+
+
+def bytes_sent(text: str) -> int:
+    """Sums what each device sends: `sent` of every collective, as often as it runs."""
+    return _total(collectives(text))
+
+
+def estimated_cycles(text: str) -> int:
+    """Sums the estimates of a compiled module, each as often as it runs.
+
+    A fusion has one estimate for all that it holds. What is in a loop counts once a trip, and of a conditional's
+    branches the costliest counts. Operations without an estimate, such as asynchronous copies and collectives, count
+    nothing.
+
+    Raises:
+        NoEstimate: An estimate is below zero, as the compiler says where it has none.
+        Unreadable: How often a loop runs is not in the text.
+    """
+    return _Module(text).total(_estimate)
+
+
+def dot_flops(text: str) -> int:
+    """Sums 2 FLOP for each multiply-add of the dots and convolutions of a compiled module, each as often as it runs.
+
+    (What JAX's `cost_analysis` gives counts a loop's body once.) Of a conditional's branches the costliest counts.
+
+    Raises:
+        Unreadable: A library or a kernel of somebody's own computes, or how often a loop runs is not in the text.
+    """
+    return _Module(text).total(_flops)
+
+
+def _total(found: Iterable[Collective]) -> int:
+    return sum(one.times * one.sent for one in found)
+
+
+# Instructions.
+
+_HEAD: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_LINE: Final = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_NAME: Final = re.compile(r"%([\w.\-]+)")
+_INDEX: Final = re.compile(r"\bindex=(\d+)")
+_LOOP: Final = re.compile(r"\bcondition=%([\w.\-]+), body=%([\w.\-]+)")
+_BRANCHES: Final = re.compile(r"\bbranch_computations=\{([^}]*)\}|\b(?:true|false)_computation=(%[\w.\-]+)")
+_KNOWN_TRIPS: Final = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_UNCHANGED: Final = frozenset(("copy", "copy-start", "copy-done", "bitcast", "convert", "reshape"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    """A line: `%name = shape opcode(inside), attributes`."""
+
+    name: str
+    shape: str
+    opcode: str
+    inside: str
+    attributes: str
+    is_root: bool
+
+    @classmethod
+    def read(cls, line: str) -> "_Instruction | None":
+        found = _LINE.match(line)
+        if not found:
+            return None
+        root, name, shape, opcode, rest = found.groups()
+        end = _closing(rest)
+        return cls(name, shape, opcode, rest[:end], rest[end + 1 :], bool(root))
+
+    @functools.cached_property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.inside)
+
+    @property
+    def index(self) -> int:
+        found = _INDEX.search(self.attributes)
+        if not found:
+            raise Unreadable(f"{self.name} has no index")
+        return int(found[1])
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis closes that stands open before the text."""
+    depth = 1
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return place
+    raise Unreadable(f"a parenthesis stays open: {text[:80]}")
+
+
+# Computations.
+
+
+class _Module:
+    """The computations of a module, each a dict of instructions by name."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, dict[str, _Instruction]] = {}
+        self.entry = name = ""
+        for line in text.splitlines():
+            if head := _HEAD.match(line):
+                name = head[2]
+                self.computations[name] = {}
+                self.entry = name if head[1] else self.entry
+            elif name and (instruction := _Instruction.read(line)):
+                self.computations[name][instruction.name] = instruction
+        if not self.entry:
+            raise Unreadable("the text has no entry computation")
+        self.devices = math.prod(map(int, re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text[:10_000])))
+        self.callers = dict(self._loops())  # of each loop's body and condition: where the loop stands
+        self.collectives = functools.cache(self._collectives)
+
+    def _loops(self) -> Iterator[tuple[str, tuple[str, _Instruction]]]:
+        for caller, body in self.computations.items():
+            for instruction in body.values():
+                if instruction.opcode == "while":
+                    for name in _parts(instruction):
+                        yield name, (caller, instruction)
+
+    def _called(self, instruction: _Instruction) -> list[str]:
+        return [name for name in _NAME.findall(instruction.attributes) if name in self.computations]
+
+    # What it costs.
+
+    def total(self, known: "Callable[[dict[str, _Instruction], _Instruction], int | None]") -> int:
+        """Sums what is known of instructions; of others, what they call, as often as it runs."""
+
+        @functools.cache
+        def of(name: str) -> int:
+            return sum(cost(name, instruction) for instruction in self.computations[name].values())
+
+        def cost(caller: str, instruction: _Instruction) -> int:
+            found = known(self.computations[caller], instruction)
+            if found is not None:
+                return found
+            if instruction.opcode == "while":
+                each = of(_parts(instruction)[1])
+                return each and each * self.trips(caller, instruction)
+            if instruction.opcode == "conditional":
+                return max(map(of, _branches(instruction)))
+            return sum(map(of, self._called(instruction)))
+
+        return of(self.entry)
+
+    # What is sent.
+
+    def _collectives(self, name: str) -> list[Collective]:
+        return [one for line in self.computations[name].values() for one in self._sent(name, line)]
+
+    def _sent(self, caller: str, instruction: _Instruction) -> list[Collective]:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in KINDS:
+            again = "async_collective_fusion_config" in instruction.attributes and not self._starts(caller, instruction)
+            return [] if again else [self._collective(kind, caller, instruction)]
+        if instruction.opcode == "send":
+            return self._across(caller, instruction)
+        if instruction.opcode == "while":
+            return self._looped(caller, instruction)
+        if instruction.opcode == "conditional":
+            return max(map(self.collectives, _branches(instruction)), key=_total)
+        called = self._called(instruction)
+        found = [one for name in called for one in self.collectives(name)]
+        if any(name.startswith("all-reduce-scatter") for name in called):
+            found = [_scattered(one, _bytes(instruction.shape)) for one in found]
+        return found
+
+    def _starts(self, name: str, collective: _Instruction) -> bool:
+        """Whether a collective beside a dot starts here: it stands in the dot's fusion and where it ends, too."""
+        users = (line for line in self.computations[name].values() if collective.name in line.operands)
+        return any('custom_call_target="AsyncCollectiveStart"' in user.attributes for user in users)
+
+    def _looped(self, caller: str, loop: _Instruction) -> list[Collective]:
+        condition, body = map(self.collectives, _parts(loop))
+        trips = self.trips(caller, loop) if condition or body else 0
+        runs = [(one, trips + 1) for one in condition] + [(one, trips) for one in body]
+        return [dataclasses.replace(one, times=one.times * times) for one, times in runs if times]
+
+    def _collective(self, kind: str, name: str, instruction: _Instruction) -> Collective:
+        operands = instruction.operands[:1] if kind == "ragged-all-to-all" else instruction.operands
+        given = sum(_bytes(self.computations[name][operand].shape) for operand in operands)
+        if kind != "collective-permute":
+            return _of(kind, *_groups(instruction.attributes, self.devices), given)
+        pairs = _PAIRS.search(instruction.attributes)
+        if not pairs or "slice_sizes=" in instruction.attributes:
+            raise Unreadable(f"{instruction.name} has no pairs, or sends slices of its operands")
+        return _of(kind, _senders(pairs[1], ","), 1, given)
+
+    def _across(self, name: str, send: _Instruction) -> list[Collective]:
+        """What a slice sends to others, through the host; what the host itself is sent is no collective."""
+        if "is_host_transfer=true" in send.attributes and "_xla_megascale_" not in send.attributes:
+            return []
+        found = _ACROSS.search(send.attributes)
+        kind = _TRANSFERS.get(found["kind"]) if found else None
+        if not found or not kind:
+            raise Unreadable(f"{send.name} is no known transfer: {send.attributes[:200]}")
+        if kind == "collective-permute":
+            group, groups = _senders(found["listed"], "->"), 1
+        elif found["slices"]:
+            group, groups = len(found["slices"].split(",")), int(found["last"]) - int(found["first"]) + 1
+        else:
+            group, groups = _listed(found["listed"])
+        given = _bytes(self.computations[name][send.operands[0]].shape)
+        return [dataclasses.replace(_of(kind, group, groups, given), across_slices=True)]
+
+    # How often a loop runs.
+
+    def trips(self, caller: str, loop: _Instruction) -> int:
+        """Reads the trips off a loop's counter: where it starts, by how much it goes up, and below what it stays."""
+        if known := _KNOWN_TRIPS.search(loop.attributes):
+            return int(known[1])
+        condition, body = _parts(loop)
+        test = self._root(condition)
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            raise Unreadable(f"the condition of {loop.name} is no counter below a number")
+        counter, offset = self._linear(condition, test.operands[0])
+        if counter is None:
+            raise Unreadable(f"the condition of {loop.name} has no counter")
+        again, step = self._linear(body, self._root(body).operands[counter])
+        if again != counter or step < 1:
+            raise Unreadable(f"the counter of {loop.name} does not go up by a number")
+        start = self._integer(caller, self._element(caller, loop.operands[0], counter)) + offset
+        return max(0, -(-(self._integer(condition, test.operands[1]) - start) // step))
+
+    def _root(self, name: str) -> _Instruction:
+        return next(line for line in self.computations[name].values() if line.is_root)
+
+    def _linear(self, name: str, value: str) -> tuple[int | None, int]:
+        """An integer as a sum: the index of what the loop carries, if any, and a constant."""
+        line = self.computations[name][value]
+        if line.opcode == "constant" and re.fullmatch(r"-?\d+", line.inside) and re.match(r"[su]\d+\[\]", line.shape):
+            return None, int(line.inside)
+        if line.opcode in _UNCHANGED:
+            return self._linear(name, line.operands[0])
+        if line.opcode == "get-tuple-element":
+            if self.computations[name][line.operands[0]].opcode == "parameter":
+                return line.index, 0
+            return self._linear(name, self._element(name, line.operands[0], line.index))
+        if line.opcode == "add":
+            (left, more), (right, rest) = (self._linear(name, operand) for operand in line.operands)
+            if left is None or right is None:
+                return right if left is None else left, more + rest
+        raise Unreadable(f"{value} is no known sum: {line.opcode}")
+
+    def _integer(self, name: str, value: str) -> int:
+        """The integer that a value always is, where it stands or where a loop around it was entered."""
+        index, offset = self._linear(name, value)
+        if index is None:
+            return offset
+        if name not in self.callers:
+            raise Unreadable(f"{value} is given from outside")
+        caller, loop = self.callers[name]
+        return offset + self._integer(caller, self._element(caller, loop.operands[0], index, loop))
+
+    def _element(self, name: str, value: str, index: int, loop: _Instruction | None = None) -> str:
+        """The name of an element of a tuple; behind a loop, or inside one, of one that it leaves as it is."""
+        if loop and self._linear(body := _parts(loop)[1], self._root(body).operands[index]) != (index, 0):
+            raise Unreadable(f"{loop.name} changes what it carries at {index}")
+        line = self.computations[name][value]
+        if line.opcode == "tuple":
+            return line.operands[index]
+        if line.opcode == "while":
+            return self._element(name, line.operands[0], index, line)
+        if line.opcode in _UNCHANGED:
+            return self._element(name, line.operands[0], index)
+        raise Unreadable(f"{value} is no known tuple: {line.opcode}")
+
+
+def _parts(loop: _Instruction) -> tuple[str, str]:
+    """The condition and the body of a loop."""
+    found = _LOOP.search(loop.attributes)
+    if not found:
+        raise Unreadable(f"{loop.name} has no condition and body")
+    return found[1], found[2]
+
+
+def _branches(conditional: _Instruction) -> list[str]:
+    found = _BRANCHES.findall(conditional.attributes)
+    return [name for several, one in found for name in _NAME.findall(several or one)]
+
+
+# Costs.
+
+_ESTIMATE: Final = re.compile(r'"estimated_cycles":"(\d+)"')
+_ELSEWHERE: Final = re.compile(r'custom_call_target="(__cu|__onednn|tpu_custom_call|triton)')
+_CONTRACTED: Final = re.compile(r"\blhs_contracting_dims=\{([\d,]*)\}")
+_LABELS: Final = re.compile(r"\bdim_labels=(\w+)_(\w+)->(\w+)")
+_WINDOW: Final = re.compile(r"\bwindow=\{([^}]*)\}")
+
+
+def _estimate(_: dict[str, _Instruction], instruction: _Instruction) -> int | None:
+    found = _ESTIMATE.search(instruction.attributes)
+    if found and int(found[1]) >= 1 << 63:
+        raise NoEstimate(f"the compiler estimates {int(found[1]) - (1 << 64)} cycles")
+    return int(found[1]) if found else None
+
+
+def _flops(body: dict[str, _Instruction], instruction: _Instruction) -> int | None:
+    if _ELSEWHERE.search(instruction.attributes):
+        raise Unreadable(f"{instruction.name} is computed elsewhere")
+    if instruction.opcode not in ("dot", "convolution"):
+        return None
+    lhs, rhs = (_sizes(body[operand].shape) for operand in instruction.operands)
+    out = _sizes(instruction.shape)
+    if found := _CONTRACTED.search(instruction.attributes):
+        return 2 * math.prod(out) * math.prod(lhs[int(dim)] for dim in found[1].split(",") if dim)
+    found = _LABELS.search(instruction.attributes)
+    if not found:
+        raise Unreadable(f"{instruction.name} does not say what it sums")
+    by_label = [
+        dict(zip(labels, sizes, strict=True)) for labels, sizes in zip(found.groups(), (lhs, rhs, out), strict=True)
+    ]
+    return 2 * by_label[2]["b"] * by_label[2]["f"] * by_label[1]["i"] * _products(*by_label, instruction.attributes)
+
+
+def _sizes(shape: str) -> list[int]:
+    found = _ARRAY.search(shape)
+    return [int(size) for size in found[2].split(",") if size] if found else []
+
+
+def _products(lhs: dict[str, int], rhs: dict[str, int], out: dict[str, int], attributes: str) -> int:
+    """How many products of an element and a weight a convolution sums along its windows: padding and gaps give none."""
+    found = _WINDOW.search(attributes)
+    window = dict(pair.split("=") for pair in found[1].split()) if found else {}
+    total = 1
+    for dim in sorted(label for label in rhs if label.isdigit()):
+        each = {name: values.split("x")[int(dim)] for name, values in window.items()}
+        if int(each.get("rhs_dilate", 1)) != 1:
+            raise Unreadable("a window has gaps")
+        stride, gap, pad = (
+            int(each.get("stride", 1)),
+            int(each.get("lhs_dilate", 1)),
+            int(each.get("pad", "0").split("_")[0]),
+        )
+        starts = (place * stride - pad for place in range(out[dim]))
+        last = (lhs[dim] - 1) * gap
+        total *= sum(max(0, min(start + rhs[dim] - 1, last) // gap - -(-max(start, 0) // gap) + 1) for start in starts)
+    return total
+
+
+# Collectives.
+
+_ARRAY: Final = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{[^}]*?E\((\d+)\))?")
+_BITS: Final = re.compile(r"[a-z]+?(\d+)")
+_LISTED: Final = re.compile(r"\breplica_groups=\{((?:\{[^}]*\},?)*)\}")
+_RANGE: Final = re.compile(r"\breplica_groups=\[(\d+),(\d+)\]<=")
+_AXES: Final = re.compile(r"\breplica_groups=mesh\[([^\]]*)\][^{]* \{([^}]*)\}")
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
+_ACROSS: Final = re.compile(
+    r'_xla_megascale_target=(?:"\{(?P<slices>[\d,]+)\}x\{(?P<first>\d+):(?P<last>\d+)\}"|\{(?P<listed>.*?\})\}),'
+    r'_xla_megascale_transfer_type="(?P<kind>\w+)"'
+)
+_TRANSFERS: Final = {
+    "ALL_GATHER": "all-gather",
+    "ALL_REDUCE": "all-reduce",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "RAGGED_ALL_TO_ALL": "ragged-all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
+_PAIRS: Final = re.compile(r"\bsource_target_pairs=\{((?:\{[^}]*\},?)*)\}")
+
+
+def _bytes(shape: str) -> int:
+    """Bytes of all arrays of a shape. Elements of fewer than 8 bits take 8, unless the layout says `E(4)`."""
+    return sum(
+        -(-math.prod(int(size.lstrip("<=")) for size in sizes.split(",") if size) * _bits(dtype, packed) // 8)
+        for dtype, sizes, packed in _ARRAY.findall(shape)
+    )
+
+
+def _bits(dtype: str, packed: str) -> int:
+    if packed:
+        return int(packed)
+    if dtype in ("token", "pred"):
+        return 8 * (dtype == "pred")
+    found = _BITS.match(dtype)
+    if not found:
+        raise Unreadable(f"{dtype} is no known type")
+    return max(8, int(found[1]))
+
+
+def _groups(attributes: str, devices: int) -> tuple[int, int]:
+    """How many devices a group has, and how many groups there are."""
+    if found := _RANGE.search(attributes):
+        return int(found[2]), int(found[1])
+    if found := _AXES.search(attributes):
+        sizes = {axis: int(size) for axis, size in (pair.split("=") for pair in found[1].split(","))}
+        group = math.prod(_axis_size(axis, sizes) for axis in found[2].split(",") if axis)
+        return group, math.prod(sizes.values()) // group
+    if found := _LISTED.search(attributes):
+        return _listed(found[1]) if found[1] else (devices, 1)
+    raise Unreadable(f"groups of devices are not known: {attributes[:120]}")
+
+
+def _listed(groups: str) -> tuple[int, int]:
+    """The same of groups in braces: `{0,1},{2,3}`."""
+    sizes = [len(group.split(",")) for group in _BRACES.findall(groups)]
+    if len(set(sizes)) != 1:
+        raise Unreadable(f"groups differ in size: {groups[:120]}")
+    return sizes[0], len(sizes)
+
+
+def _axis_size(axis: str, sizes: dict[str, int]) -> int:
+    """The size of an axis, `'x'`, or of a part of it: `'x':(2)4` is 4, after 2."""
+    return int(axis.rpartition(")")[2]) if ":(" in axis else sizes[axis]
+
+
+def _senders(pairs: str, to: str) -> int:
+    """How many devices send to another, in `{0,1},{1,0}`."""
+    return len({source for source, target in (pair.split(to) for pair in _BRACES.findall(pairs)) if source != target})
+
+
+def _of(kind: str, group: int, groups: int, given: int) -> Collective:
+    """A collective with the bytes of its result."""
+    got = {"all-gather": given * group, "reduce-scatter": given // max(1, group)}.get(kind, given)
+    return Collective(kind, group, groups, given, got)
+
+
+def _scattered(one: Collective, result_bytes: int) -> Collective:
+    """The reduce-scatter that a fusion named `all-reduce-scatter` is."""
+    if one.kind != "all-reduce" or result_bytes * one.group != one.operand_bytes:
+        raise Unreadable(f"a scatter of {one.operand_bytes} bytes over {one.group} gives {result_bytes}")
+    return dataclasses.replace(one, kind="reduce-scatter", result_bytes=result_bytes)

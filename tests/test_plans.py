@@ -1,0 +1,63 @@
+"""The sums and promises of the benchmark of plans, on made-up rows; the compiler is not asked."""
+
+import pytest
+
+from benchmarks.plans import (
+    TOPOLOGIES,
+    Case,
+    cases,
+    more_bytes,
+    more_room,
+    named,
+    plan_of,
+    report,
+    summary,
+    twice_the_work,
+)
+
+
+def row(plain=100, plan=50, out="x,", trades=False, is_plain=False, flops=16, temp=(0, 0), counted=None):
+    figures = {"flops": flops, "collectives": [], "compile_s": 0.1}
+    return {
+        "topology": "v5e:4x4", "text": "m k, k n -> m n", "lhs": "x,", "rhs": ",", "out": out, "way": "m on x",
+        "is_plain": is_plain, "spec": "P('x')", "counted": plan if counted is None else counted, "bound": 30,
+        "estimated_us": 1.0, "flops": 256, "plain_expected": plain, "trades": trades,
+        "plain": {"sent": plain, "temp_bytes": temp[0], **figures},
+        "plan": {"sent": plan, "temp_bytes": temp[1], **figures},
+    }  # fmt: skip
+
+
+def test_promises():
+    assert not more_bytes(row(100, 100))
+    assert more_bytes(row(100, 101))
+    assert not more_bytes(row(100, 101, trades=True))
+    assert more_room(row(temp=(0, 2 << 20)))
+    assert not more_room(row(temp=(100 << 20, 105 << 20)))
+    assert twice_the_work(row(out=None, flops=32))
+    assert not twice_the_work(row(out=None, flops=16))
+    assert not twice_the_work(row(out="x,", flops=32))
+
+
+def test_summary_counts_rows():
+    failed = {**row(), "plan": {"failed": "Unreadable: a loop"}}
+    facts = dict(summary([row(100, 50), row(100, 25), row(10, 20, trades=True), row(0, 0, is_plain=True), failed]))
+    assert facts["combinations compiled"] == "4 of 5 asked"
+    assert facts["plain jit's bytes over the plan's: geometric mean, most"] == "1.59, 4"
+    assert facts["the plan sends more than plain jit, and does not say why"] == "0"
+    assert facts["the plan sends more, and says that it is expected to be faster by a fifth"] == "1"
+    assert facts["the compiled plan sends what was counted, within 1 %"] == "3 of 3"
+    text = report([row()], {"jax": "1"})
+    assert "| v5e:4x4 | m k, k n -> m n | `x,` | `,` | `x,` | m on x |" in text
+
+
+def test_there_are_enough_cases_and_each_has_a_plan():
+    found = cases()
+    assert len({str(case) for case in found}) > 200
+    assert {case.topology for case in found} == set(TOPOLOGIES)
+    for case in [*named()[:4], *found[100:106]]:
+        assert plan_of(case).bound <= plan_of(case).sent * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("case", [Case("v5e:4x4", "m k, k n -> m n", "x,", ",", None)])
+def test_a_case_is_told_in_short(case):
+    assert str(case) == "v5e:4x4 m k, k n -> m n: x,; , -> None"
