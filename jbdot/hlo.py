@@ -409,10 +409,8 @@ def _flops(body: dict[str, _Instruction], instruction: _Instruction) -> int | No
     found = _LABELS.search(instruction.attributes)
     if not found:
         raise Unreadable(f"{instruction.name} does not say what it sums")
-    by_label = [
-        dict(zip(labels, sizes, strict=True)) for labels, sizes in zip(found.groups(), (lhs, rhs, out), strict=True)
-    ]
-    return 2 * by_label[2]["b"] * by_label[2]["f"] * by_label[1]["i"] * _products(*by_label, instruction.attributes)
+    left, right, made = (dict(zip(*pair, strict=True)) for pair in zip(found.groups(), (lhs, rhs, out), strict=True))
+    return 2 * made["b"] * made["f"] * right["i"] * _products(left, right, made, instruction.attributes)
 
 
 def _sizes(shape: str) -> list[int]:

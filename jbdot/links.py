@@ -298,11 +298,15 @@ def _read(mesh: Any, hardware: Hardware | None) -> Links:
 
 
 def _place(device: Any) -> Place:
-    """Where a device says it is: TPUs have coordinates, and a slice where there are several; others have processes."""
+    """Where a device says it is: TPUs have coordinates, and a slice where there are several; others have processes.
+
+    CPU devices say that they are in slice 0, whatever machine they are on.
+    """
     coords, node = getattr(device, "coords", None), getattr(device, "slice_index", None)
     if coords is not None:
         return Place(node or 0, (*coords, device.core_on_chip))
-    return Place(device.process_index if node is None else node, ())
+    is_cpu = getattr(device, "platform", None) == "cpu"
+    return Place(device.process_index if node is None or is_cpu else node, ())
 
 
 def _looked(size: int) -> list[int]:

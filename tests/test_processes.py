@@ -136,7 +136,6 @@ def test_little_is_sent_between_slices_and_nodes(on, kind, lhs, rhs, out):
     assert far == min(far_and_near(way, links, "far")[0] for way, _ in plan.candidates)
 
 
-@pytest.mark.xfail(strict=True, reason="links: JAX says slice_index 0 of every CPU device, so processes are one node")
 def test_cpu_processes_are_nodes():
     devices = [Device(number, "cpu", 2) for number in range(4)]
     for device in devices:  # as jax 0.10.2 and 0.12.0.1 have them, on one machine and whatever partition_index says

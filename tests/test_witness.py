@@ -1,0 +1,87 @@
+"""The real compiler, where it is installed: what it answers, and what is said where it is not."""
+
+import importlib.metadata
+import importlib.util
+
+import jax
+import pytest
+from jax import lax
+from jax import numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jbdot
+from jbdot import witness
+from jbdot.hardware import known
+from jbdot.mesh_axes import written
+
+MESH = AbstractMesh((4, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+installed = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jbdot[tpu]")
+
+
+def array(spec, shape=(1024, 1024)):
+    return jax.ShapeDtypeStruct(shape, "bfloat16", sharding=NamedSharding(MESH, spec))
+
+
+@installed
+def test_a_program_of_explicit_collectives():
+    gather = jax.shard_map(
+        lambda x: lax.all_gather(x, "x", tiled=True), mesh=MESH, in_specs=P("x"), out_specs=P(), check_vma=False
+    )
+    made = jbdot.compile_for("v5e:4x4", gather, array(P("x")))
+    assert [one.kind for one in made.collectives] == ["all-gather"]
+    assert made.bytes_sent == 3 * 1024 * 1024 * 2 // 4
+    assert (made.device_kind, made.devices) == ("TPU v5 lite", 16)
+    assert "v5e:4x4" in str(made)
+
+
+@installed
+def test_what_a_plan_counts_is_what_is_compiled():
+    size = (64, 256, 256)
+    lhs, rhs = array(P(None, None, ("x", "y")), size), array(P(None, ("x", "y")), size)
+    plan = jbdot.plan_sharding("b m k, b k n -> b m n", lhs, rhs, P(("x", "y")), hardware=known("TPU v5 lite"))
+    compiler = witness.Compiler("v5e:4x4")
+    assert compiler.compile(plan.local, lhs, rhs, out=plan.spec).bytes_sent == plan.sent
+    plain = compiler.compile(lambda x, y: jnp.einsum("bmk,bkn->bmn", x, y), lhs, rhs, out=plan.spec)
+    assert plain.bytes_sent >= 15 * plan.sent
+    assert plain.argument_bytes == 2 * 64 * 256 * 256 * 2 // 16
+
+
+@installed
+def test_the_compilers_own_choice_of_a_result_is_told():
+    made = jbdot.compile_for("v5e:4x4", jnp.matmul, array(P("x")), array(P(None, "y")))
+    assert written((("x",), ("y",))) == made.out
+    assert made.bytes_sent == 0
+    assert made.estimated_us > 0
+
+
+@installed
+def test_what_the_compiler_refuses_is_said_and_it_goes_on():
+    with pytest.raises(ValueError, match="v9:4x4"):
+        jbdot.compile_for("v9:4x4", jnp.matmul, array(P("x")), array(P()))
+    with pytest.raises(ValueError, match="16"):
+        jbdot.compile_for("v5e:2x2", jnp.matmul, array(P("x")), array(P()))
+    assert jbdot.compile_for("v5e:4x4", jnp.tanh, array(P("x"))).bytes_sent == 0
+
+
+@installed
+def test_one_that_hangs_is_ended_and_the_next_starts_anew():
+    with pytest.raises(RuntimeError, match=r"has not answered after 0\.001 s, and was ended"):
+        jbdot.compile_for("v5e:4x4", jnp.sin, array(P("x")), timeout_s=0.001)
+    assert jbdot.compile_for("v5e:4x4", jnp.tanh, array(P("x"))).devices == 16
+
+
+def test_a_missing_compiler_is_said_with_what_to_install(monkeypatch):
+    found = importlib.metadata.version
+
+    def version(name):
+        if name == "libtpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ImportError, match=r"the TPU compiler must be installed.*pip install 'jbdot\[tpu\]'"):
+        jbdot.compile_for("v5e:4x4", jnp.tanh, array(P("x")))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "libtpu" else found(name))
+    with pytest.raises(ImportError, match=r"must be the one that jaxlib was built with: libtpu is 0\.0\.1"):
+        jbdot.compile_for("v5e:4x4", jnp.tanh, array(P("x")))
