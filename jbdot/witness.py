@@ -55,6 +55,7 @@ _ENVIRONMENT: Final = {
     **QUIET,
     "JAX_ENABLE_X64": "1",  # a result may have 64 bits; the module is not touched by it
     "JAX_ENABLE_COMPILATION_CACHE": "0",  # the seconds are those of compiling
+    "PYTHONWARNINGS": "ignore",  # where they are errors to the user, none may end the compiler
 }
 # What a v4 shows as by default is one device for each core; on a real one it is one for each chip.
 _CONFIGS: Final = {"v4": {"chip_config_name": "megacore"}}
@@ -320,7 +321,6 @@ class _Child:
         self._lock = threading.Lock()
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        atexit.register(self.end)
 
     def ask(self, task: Any, timeout_s: float) -> dict[str, Any]:
         """Sends a task and waits for the answer; a child that hangs, ends or is left waiting for is ended."""
@@ -354,6 +354,7 @@ class _Child:
     def _start(self) -> tuple[subprocess.Popen[bytes], Connection]:
         """Starts it in a folder of its own: nothing that it prints or leaves behind shows."""
         self._folder = tempfile.TemporaryDirectory(prefix="jbdot-witness-")
+        atexit.register(self.end)  # after the folder's own, so that it goes first
         ours, theirs = Pipe()
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
         with open(Path(self._folder.name) / "log", "wb") as log, theirs:

@@ -1,14 +1,14 @@
 """What is read off compiled text: real texts, shortened (without metadata and most notes), checked by hand.
 
-The programs run on a mesh of 4 by 4 TPUs, 4 by 2 CPU devices or GPUs; an array of 1024 by 1024 bfloat16 in 16 parts is
-131,072 bytes on each.
+The programs run on a mesh of 4 by 4 TPUs, 4 by 2 CPU devices or GPUs, unless a comment says another; an array of 1024
+by 1024 bfloat16 in 16 parts is 131,072 bytes on each.
 """
 
 from pathlib import Path
 
 import pytest
 
-from jbdot.hlo import Collective, NoEstimate, bytes_sent, collectives, estimated_cycles
+from jbdot.hlo import Collective, NoEstimate, Unreadable, bytes_sent, collectives, dot_flops, estimated_cycles
 
 FOLDER = Path(__file__).parent / "data" / "hlo"
 PART = 64 * 1024 * 2
@@ -40,7 +40,62 @@ FOUND = {
     "cpu-reduce-scatter": ([("reduce-scatter", 4, 2, 2 * PART, PART // 2, 1)], 2 * PART * 3 // 4),
     "cpu-two-all-gathers": ([("all-gather", 4, 2, 2 * PART, 8 * PART, 1)] * 2, 2 * 6 * PART),
     "gpu-all-to-all": ([("all-to-all", 4, 2, PART // 4, PART // 4, 1)], PART // 4 * 3 // 4),
+    # [8192, 2048] padded to four parts of 2080 rows; three of four devices pass 96 of them on to get 2048 each
+    "tpu-reduce-scatter-padded": (
+        [
+            ("reduce-scatter", 4, 4, 8320 * 4096, 2080 * 4096, 1),
+            ("collective-permute", 12, 1, 96 * 4096, 96 * 4096, 1),
+        ],
+        3 * 2080 * 4096 + 96 * 4096,
+    ),
+    # 8 layers, weights gathered over all forwards, and again backwards: there beside a dot, in three fusions
+    "tpu-beside-a-dot": (
+        [
+            ("all-gather", 16, 1, PART, 16 * PART, 8),
+            ("all-gather", 16, 1, PART, 16 * PART, 8),
+            ("all-reduce", 16, 1, 16 * PART, 16 * PART, 8),
+        ],
+        8 * (15 + 15 + 2 * 15) * PART,
+    ),
+    # the same on GPUs, two gathers in turn: the text says how often the loops run
+    "gpu-loop-of-gathers": (
+        [
+            *[("all-gather", 2, 4, 2 * PART, 4 * PART, 8), ("all-gather", 4, 2, 4 * PART, 16 * PART, 8)] * 2,
+            ("all-reduce", 8, 1, 16 * PART, 16 * PART, 8),
+        ],
+        8 * (2 * (2 + 12) + 2 * 14) * PART,
+    ),
+    # a ring over 8 devices, both ways round: one shift, then the counter goes up by 2 below 4, with four shifts a trip
+    "tpu-loop-unrolled": (
+        [("collective-permute", 8, 1, 128 * PART, 128 * PART, times) for times in (1, 2, 2, 2, 2)],
+        9 * 128 * PART,
+    ),
+    # a sum over four, or a shift that sends less
+    "tpu-branches": ([("all-reduce", 4, 4, PART, PART, 1)], 2 * PART * 3 // 4),
+    # devices 0 and 1 of each row swap
+    "tpu-permute-swap": ([("collective-permute", 8, 1, PART, PART, 1)], PART),
+    "tpu-ragged": ([("ragged-all-to-all", 4, 4, PART, PART, 1)], PART * 3 // 4),
+    # on 4 by 16, over a quarter of the second axis; 16 devices of 64 keep what they have
+    "tpu-part-of-an-axis": (
+        [("all-to-all", 4, 16, 4 * PART, 4 * PART, 1), ("collective-permute", 48, 1, 4 * PART, 4 * PART, 1)],
+        3 * PART + 4 * PART,
+    ),
+    # two slices of 16: to the other slice, within one, gathered and scattered over the two
+    "tpu-slices": (
+        [
+            ("collective-permute", 16, 1, PART, PART, 1, True),
+            ("collective-permute", 7, 1, PART, PART, 1),
+            ("all-gather", 2, 16, PART, 2 * PART, 1, True),
+            ("reduce-scatter", 2, 16, 2 * PART, PART, 1, True),
+        ],
+        4 * PART,
+    ),
+    # half a byte an element
+    "tpu-slices-int4": ([("all-to-all", 2, 16, 64 * 128, 64 * 128, 1, True)], 64 * 64),
+    # a tuple of four parts, of 8 bytes an element
+    "cpu-all-to-all": ([("all-to-all", 4, 2, 64 * 256 * 8, 64 * 256 * 8, 1)], 64 * 256 * 8 * 3 // 4),
 }
+UNKNOWN = "tpu-loop-unknown"  # runs until a sum over all devices is large enough
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -52,13 +107,111 @@ def test_what_a_program_sends(name):
 
 
 def test_every_stored_text_is_read():
-    assert {path.stem for path in FOLDER.iterdir()} == set(FOUND)
+    assert {path.stem for path in FOLDER.iterdir()} == {*FOUND, UNKNOWN}
 
 
 def test_a_text_without_collectives_sends_nothing():
     text = "HloModule jit_f\n\nENTRY %main (x: f32[4]) -> f32[4] {\n  ROOT %x = f32[4]{0} parameter(0)\n}\n"
     assert collectives(text) == ()
     assert bytes_sent(text) == 0
+
+
+def test_how_often_a_loop_runs_is_not_guessed():
+    text = (FOLDER / f"{UNKNOWN}.txt").read_text()
+    with pytest.raises(Unreadable, match="psum"):
+        collectives(text)
+    assert dot_flops(text) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("tpu-loop-unrolled", 2 * 8192**3 // 8),
+        ("tpu-reduce-scatter-padded", 2 * 8192**3 // 16),
+        ("tpu-beside-a-dot", 8 * 3 * 2 * 64 * 1024**2),
+        ("gpu-loop-of-gathers", 8 * 3 * 2 * 64 * 1024**2),
+        ("tpu-all-gather", 0),
+    ],
+)
+def test_dots_count_as_often_as_they_run(name, flops):
+    assert dot_flops((FOLDER / f"{name}.txt").read_text()) == flops
+
+
+HEAD = "HloModule jit_f, num_partitions=8\n\nENTRY %main (x: bf16[8,64]) -> f32[] {\n"
+OPERANDS = """  %x = bf16[8,64]{1,0} parameter(0)
+  %b = bf16[6,4,8]{2,1,0} parameter(1)
+  %c = bf16[6,8,5]{2,1,0} parameter(2)
+"""
+
+
+def entry(line):
+    return f"{HEAD}{OPERANDS}  ROOT {line}\n}}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "flops"),
+    [
+        ("%d = f32[8,8] dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}", 2 * 8 * 8 * 64),
+        ("%d = f32[8,8] convolution(%x, %x), dim_labels=bf_oi->bf", 2 * 8 * 8 * 64),
+        # a batch of 6 as a window that meets one element at each place
+        (
+            "%d = bf16[6,4,5] convolution(%b, %c), window={size=6 stride=5 lhs_dilate=6}, dim_labels=0bf_0io->0bf",
+            2 * 6 * 4 * 5 * 8,
+        ),
+        # 6 summed, as a window over all of it
+        ("%d = bf16[1,4,5] convolution(%b, %c), window={size=6}, dim_labels=0bf_0io->0bf", 2 * 6 * 4 * 5 * 8),
+        # a window of 6 over 6, with padding: 1 + 2 + ... + 6 + ... + 1
+        ("%d = bf16[11,4,5] convolution(%b, %c), window={size=6 pad=5_5}, dim_labels=0bf_0io->0bf", 2 * 36 * 4 * 5 * 8),
+    ],
+)
+def test_flops_of_a_dot(line, flops):
+    assert dot_flops(entry(line)) == flops
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "{{0,1,2,3},{4,5,6,7}}",
+        "[2,4]<=[8]",
+        "[2,4]<=[4,2]T(1,0)",
+        "mesh['x'=2,'y'=4] {'y'}",
+        "mesh[x=2,y=2,z=2], device_ids=(7,6,5,4,3,2,1,0) {x,z}",
+        "mesh['x'=8] {'x':(2)4}",
+    ],
+)
+def test_every_way_to_write_groups(groups):
+    line = f"%g = bf16[8,64]{{1,0}} all-reduce(%x), channel_id=1, replica_groups={groups}, to_apply=%add"
+    assert collectives(entry(line)) == (Collective("all-reduce", 4, 2, 1024, 1024),)
+
+
+def test_forms_that_are_not_known_are_refused():
+    uneven = "%g = bf16[8,64] all-reduce(%x), replica_groups={{0,1,2},{3,4}}"
+    with pytest.raises(Unreadable, match="differ in size"):
+        collectives(entry(uneven))
+    with pytest.raises(Unreadable, match="no known transfer"):
+        collectives(entry("%g = (bf16[8,64], u32[], token[]) send(%x, %x), channel_id=1"))
+    with pytest.raises(Unreadable, match="computed elsewhere"):
+        dot_flops(entry('%g = bf16[8,8] custom-call(%x, %x), custom_call_target="__cublas$gemm"'))
+    with pytest.raises(Unreadable, match="no entry"):
+        collectives("HloModule jit_f")
+    everybody = collectives(entry("%g = bf16[8,64] all-reduce(%x), replica_groups={}"))
+    assert [one.group for one in everybody] == [8]
+    assert collectives(entry("%g = (bf16[8,64], u32[], token[]) send(%x, %x), is_host_transfer=true")) == ()
+
+
+def test_a_start_counts_once_and_its_end_does_not():
+    wrapped = (
+        "%wrapped (p: bf16[8,64]) -> bf16[8,64] {\n  %p = bf16[8,64]{1,0} parameter(0)\n"
+        "  ROOT %a = bf16[8,64]{1,0} all-to-all(%p), replica_groups=[2,4]<=[8], dimensions={0}\n}\n\n"
+    )
+    pair = (
+        "%s = ((bf16[8,64]), bf16[8,64], u32[]) async-start(%x), calls=%wrapped\n"
+        "  %t = ((bf16[8,64]), bf16[8,64]) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}\n"
+        "  %u = bf16[8,64] all-gather-done(%t)\n"
+        "  %d = bf16[8,64] async-done(%s)"
+    )
+    head, rest = entry(pair).split("ENTRY")
+    assert [one.kind for one in collectives(f"{head}{wrapped}ENTRY{rest}")] == ["all-to-all", "all-gather"]
 
 
 def test_estimates_count_as_often_as_a_loop_runs():

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import sys
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbdot
-from jbdot import witness
+from jbdot import hlo, witness
 from jbdot.hardware import known
 from jbdot.mesh_axes import written
 
@@ -69,6 +70,56 @@ def test_one_that_hangs_is_ended_and_the_next_starts_anew():
     with pytest.raises(RuntimeError, match=r"has not answered after 0\.001 s, and was ended"):
         jbdot.compile_for("v5e:4x4", jnp.sin, array(P("x")), timeout_s=0.001)
     assert jbdot.compile_for("v5e:4x4", jnp.tanh, array(P("x"))).devices == 16
+
+
+@installed
+def test_what_is_compiled_is_what_jit_would_compile():
+    """Lanes, whose pinned layouts no export has, are chosen for a TPU here too."""
+    batch = jax.ShapeDtypeStruct((16 * 8192, 8, 8), "bfloat16", sharding=NamedSharding(MESH, P(("x", "y"))))
+    local = jax.shard_map(jbdot.matmul, mesh=MESH, in_specs=P(("x", "y")), out_specs=P(("x", "y")), check_vma=False)
+    bare = jax.shard_map(jnp.matmul, mesh=MESH, in_specs=P(("x", "y")), out_specs=P(("x", "y")), check_vma=False)
+    compiler = witness.Compiler("v5e:4x4")
+    chosen, plain = (compiler.compile(function, batch, batch) for function in (local, bare))
+    assert 2 * chosen.estimated_cycles < plain.estimated_cycles
+    assert plain.flops == 2 * 8192 * 8**3
+
+
+@installed
+def test_slices_and_meshes_that_share_an_axis_of_the_torus():
+    two = AbstractMesh((2, 16), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    rows = jax.ShapeDtypeStruct((1024, 1024), "float32", sharding=NamedSharding(two, P("x")))
+    across = jbdot.compile_for("v5e:4x4", lambda x: x, rows, out=P(), num_slices=2)
+    assert across.collectives == (hlo.Collective("all-gather", 2, 16, 2 << 20, 4 << 20, across_slices=True),)
+    assert across.order == "the first axis goes across slices"
+    eight = AbstractMesh((2, 8), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    split = jax.ShapeDtypeStruct((1024, 1024), "float32", sharding=NamedSharding(eight, P("x")))
+    assert "share an axis" in jbdot.compile_for("v6e:4x4", jnp.tanh, split).order
+
+
+def child(script):
+    return witness._Child(
+        [sys.executable, "-c", f"import sys; from multiprocessing.connection import Connection\n{script}"], "TPU"
+    )
+
+
+def test_one_that_ends_is_said_with_its_last_lines_and_the_next_is_a_new_one(tmp_path):
+    there = "c = Connection(int(sys.argv[1])); c.send('ready'); task = c.recv()\n"
+    fails_once = child(
+        f"{there}import os, pathlib; seen = pathlib.Path(task)\n"
+        "if seen.exists(): c.send({'device_kind': 'kept'}); c.recv()\n"
+        "seen.touch(); print('the last words', file=sys.stderr, flush=True); os.abort()"
+    )
+    with pytest.raises(RuntimeError, match=r"TPU compiler ended by signal 6; its last lines: the last words"):
+        fails_once.ask(str(tmp_path / "seen"), 60)
+    assert fails_once.ask(str(tmp_path / "seen"), 60) == {"device_kind": "kept"}
+    fails_once.end()
+
+
+def test_one_that_hangs_is_ended():
+    hangs = child("import time; time.sleep(600)")
+    with pytest.raises(RuntimeError, match=r"has not answered after 0\.2 s, and was ended"):
+        hangs.ask("anything", 0.2)
+    assert hangs._running is None
 
 
 def test_a_missing_compiler_is_said_with_what_to_install(monkeypatch):
