@@ -237,8 +237,7 @@ class Explanation:
 
     def colour(self, label: str | None) -> str:
         """Names the colour of a label: its role, free ones by operand."""
-        role = self.contraction.role(None if label == "1" else label)
-        return f"{'lhs' if label in self.contraction.lhs else 'rhs'} free" if role == "free" else role
+        return part(self.contraction, None if label == "1" else label)
 
     def plot(self) -> "Figure":
         """Draws both operands and the result as blocks of axes, coloured by role, contracting axes joined.
@@ -327,6 +326,12 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
             for door, answer in others(function, lhs, rhs, arguments)
         ),
     )
+
+
+def part(c: Contraction, label: str | None) -> str:
+    """The role of a label, free ones by operand: what `COLOURS` knows it by."""
+    role = c.role(label)
+    return f"{'lhs' if label in c.lhs else 'rhs'} free" if role == "free" else role
 
 
 def _over_mesh(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jbdot.block import MeshAxes, Sharding
 from jbdot.errors import BadType, BadValue
@@ -141,13 +141,28 @@ def code(spec: PartitionSpec) -> str:
         >>> code(PartitionSpec("x", None, ("y", "z")))
         "P('x', None, ('y', 'z'))"
     """
-    return f"P({', '.join(map(repr, spec))})"
+    entries = [repr(entry) for entry in spec.partitions]
+    if spec.unreduced:
+        entries.append(f"unreduced={{{', '.join(map(repr, sorted(spec.unreduced)))}}}")
+    return f"P({', '.join(entries)})"
 
 
 def mesh_of(x: Any) -> Any:
     """The mesh that an array is on; None where it names none."""
     sharding = getattr(x, "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def explicit(mesh: Any) -> MeshAxes:
+    """The axes of a mesh that are Explicit.
+
+    Example:
+        >>> from jax.sharding import AbstractMesh, AxisType
+        >>> explicit(AbstractMesh((2, 4), ("x", "y"), axis_types=(AxisType.Explicit, AxisType.Auto)))
+        ('x',)
+    """
+    pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in pairs if kind == AxisType.Explicit)
 
 
 def _axes(entry: Any) -> MeshAxes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jbdot.contraction import Contraction
 from jbdot.errors import array_text
-from jbdot.explain import COLOURS
+from jbdot.explain import COLOURS, part
 from jbdot.mesh_axes import code
 from jbdot.panels import Panel, Place, Side, Stage, panels, segments, sides, stages
 from jbdot.sharding_plan import ShardingPlan, bytes_text
@@ -240,7 +240,7 @@ def _head(axes: "Axes", sheet: _Sheet, plan: ShardingPlan) -> None:
 
 def _legend_of(c: Contraction, shown: list[Panel]) -> tuple[tuple[str, str], ...]:
     """What colours and marks mean: text, and a role or a mark."""
-    roles = dict.fromkeys(_role(c, label) for panel in shown for label in panel.labels)
+    roles = dict.fromkeys(part(c, label) for panel in shown for label in panel.labels)
     found = [(_NAMES.get(role, role), role) for role in COLOURS if role in roles]
     found.append(("not on this device", ""))
     if any(panel.partial for panel in shown):
@@ -260,11 +260,6 @@ def _legend(axes: "Axes", sheet: _Sheet, top: float) -> None:
             _bar(axes, (left, top, 0.22), colour, [(0, 1)], mark == "partial")
         axes.text(left + 0.3, top, text, fontsize=_SMALL, va="center")
         left += 0.5 + _width(text)
-
-
-def _role(c: Contraction, label: str | None) -> str:
-    role = c.role(label)
-    return f"{'lhs' if label in c.lhs else 'rhs'} free" if role == "free" else role
 
 
 def _panel(axes: "Axes", sheet: _Sheet, panel: Panel, left: float, top: float) -> None:
@@ -292,7 +287,7 @@ def _cell(axes: "Axes", sheet: _Sheet, panel: Panel, device: Place, left: float,
     axes.add_patch(Rectangle((left, top), width, height, fc="white", ec=_DARK, lw=0.8))
     y = top + (height - _PITCH * len(panel.labels)) / 2
     for dim, (label, size) in enumerate(zip(panel.labels, panel.block.shape, strict=True)):
-        middle, colour = y + _PITCH * (dim + 0.5), COLOURS[_role(sheet.contraction, label)]
+        middle, colour = y + _PITCH * (dim + 0.5), COLOURS[part(sheet.contraction, label)]
         _note(axes, label or "1", left + _PAD, middle + 0.037, va="baseline", ha="left", color=_DARK)
         pieces = [(first / size, last / size) for first, last in segments(panel.block, dim, device) if size]
         place = left + _PAD + sheet.gutter, middle, width - 2 * _PAD - sheet.gutter

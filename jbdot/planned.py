@@ -18,7 +18,7 @@ from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
 from jbdot.labels import Axes, Shape
 from jbdot.primitive import dot_general
-from jbdot.request import Request
+from jbdot.request import Request, swapped_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Planned:
     def request(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> Request:
         """Gives the dot that operands of these shapes and dtypes come down to."""
         if self.is_turned:
-            return self.swapped.request(rhs, lhs, _reversed(precision), preferred_element_type)
+            return self.swapped.request(rhs, lhs, swapped_precision(precision), preferred_element_type)
         c = self.contraction
         sizes = c.sizes(self.lhs.shape(lhs.shape), self.rhs.shape(rhs.shape))
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
@@ -161,7 +161,7 @@ class Planned:
                 lowering does not fit.
         """
         if self.is_turned and plan != "direct":
-            return self.swapped.run(rhs, lhs, _reversed(precision), preferred_element_type, out_sharding, plan)
+            return self.swapped.run(rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, plan)
         c = self.contraction
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
         promised = jax.ShapeDtypeStruct(
@@ -186,10 +186,6 @@ class Planned:
             out = _arrange(out, c)
         chex.assert_trees_all_equal_shapes_and_dtypes(out, promised)
         return out
-
-
-def _reversed(precision: Any) -> Any:
-    return precision[::-1] if isinstance(precision, tuple) else precision
 
 
 def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settings: tuple[Any, ...]) -> Refusal | None:

@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jbdot.choice import check, chosen
 from jbdot.lowerings import direct
-from jbdot.request import Request
+from jbdot.request import Request, swapped_precision
 
 # Named as lax's, for whoever reads a jaxpr: it has the same parameters, and `plan`.
 dot_general_p: Final = core.Primitive("dot_general")
@@ -106,8 +106,7 @@ def _swapped(dot: Any, outvars: Any) -> Any:
 def _reversed(params: dict[str, Any]) -> dict[str, Any]:
     """A dot's parameters for its operands the other way round."""
     (lc, rc), (lb, rb) = params["dimension_numbers"]
-    precision = params["precision"]
-    precision = precision[::-1] if isinstance(precision, tuple) else precision
+    precision = swapped_precision(params["precision"])
     return {**params, "dimension_numbers": ((rc, lc), (rb, lb)), "precision": precision}
 
 

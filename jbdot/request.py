@@ -63,8 +63,8 @@ class Request:
     def swapped(self) -> "Request":
         """The same dot with rhs first, so that its result has rhs' free axes before lhs'."""
         (lc, rc), (lb, rb) = self.dimension_numbers
-        precision = self.precision[::-1] if isinstance(self.precision, tuple) else self.precision
-        return Request(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, ((rc, lc), (rb, lb)), self.dtype, precision)
+        numbers, precision = ((rc, lc), (rb, lb)), swapped_precision(self.precision)
+        return Request(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, numbers, self.dtype, precision)
 
     def __str__(self) -> str:
         lhs, rhs = array_text("", self.lhs, self.lhs_dtype), array_text("", self.rhs, self.rhs_dtype)
@@ -138,6 +138,11 @@ class Request:
     def precisions(self) -> tuple[Any, ...]:
         """What is asked of each operand."""
         return self.precision if isinstance(self.precision, tuple) else (self.precision,)
+
+
+def swapped_precision(precision: Any) -> Any:
+    """The precision of the same dot with rhs first."""
+    return precision[::-1] if isinstance(precision, tuple) else precision
 
 
 def known_precision(precision: Any) -> Any:

@@ -154,7 +154,7 @@ def _spec(name: str, x: Any, given: PartitionSpec | None) -> PartitionSpec:
 
 
 def _is_explicit(sharding: Any) -> bool:
-    return any("Explicit" in str(kind) for kind in getattr(getattr(sharding, "mesh", None), "axis_types", ()) or ())
+    return isinstance(sharding, NamedSharding) and bool(mesh_axes.explicit(sharding.mesh))
 
 
 def _mesh(x: Any) -> Any:

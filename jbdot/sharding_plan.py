@@ -46,10 +46,11 @@ class ShardingPlan:
         candidates: The ways that were weighed, best first, each with its estimate.
         plain: The one that stands for plain jit: what XLA does by itself when it is told the result's sharding, as far
             as a simple model knows.
-        is_plain: Whether plain jit is taken, as no way is known that sends less.
+        is_plain: Whether plain jit is taken: where nothing is sent, or operands are only gathered, as XLA does itself.
         open: Whether the result's sharding was left to the plan.
         hardware: Whose figures the estimates are from.
         settings: precision, the element type that was asked for, the sum's dtype, the reduction, the local lowering.
+        task: What the candidates were made for: all of this, on the mesh axes that cut something.
     """
 
     contraction: Contraction
@@ -63,6 +64,7 @@ class ShardingPlan:
     open: bool
     hardware: Hardware
     settings: "Settings"
+    task: Task
 
     @property
     def winner(self) -> Candidate:
@@ -87,9 +89,9 @@ class ShardingPlan:
     @functools.cached_property
     def bound(self) -> float:
         """Bytes that every way to do this has to send for each device: see `jbdot.bound`."""
-        end = mesh_axes.read(self.spec, len(self.out.shape), self.mesh.shape, "out")
-        task = _task(self.contraction, self.lhs, self.rhs, self.mesh, end, self.settings)
-        return least(task, _cutting(end, self.mesh.shape))
+        if self.settings.reduce == "unreduced":
+            return 0.0  # the bounds are of complete sums
+        return least(self.task, self.winner.out.end.sharding)
 
     @property
     def outputs(self) -> dict[PartitionSpec, Candidate]:
@@ -144,22 +146,16 @@ class ShardingPlan:
             is_lhs = way.ring == "lhs"
             moving, x = (way.lhs, lhs) if is_lhs else (way.rhs, rhs)
             other = way.rhs.run(rhs) if is_lhs else way.lhs.run(lhs)
-            made = ring.multiplied(moving, x, other, is_lhs, out, self.contraction, self.sum_dtype, dot)
+            made = ring.multiplied(moving, x, other, is_lhs, out, self.contraction, self.task.sum_dtype, dot)
             return way.out.run(made)
 
         return run
-
-    @property
-    def sum_dtype(self) -> str:
-        """What partial sums are kept in, of devices and of a ring's steps."""
-        request = Planned(self.contraction).request(self.lhs, self.rhs, self.settings.precision, self.settings.dtype)
-        return self.settings.sum_dtype or _sum_dtype(request)
 
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as one dot, which XLA partitions; in the dtype that sums over devices are kept in."""
         settings, planned = self.settings, Planned(self.contraction)
         dtype = jnp.dtype(self.plain[0].out.start.dtype)
-        explicit = any("Explicit" in str(kind) for kind in getattr(self.mesh, "axis_types", ()) or ())
+        explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
         out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.plan).astype(self.out.dtype)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
@@ -182,18 +178,11 @@ class ShardingPlan:
         return self._planned(left, self.out, self.rhs, self.lhs), self._planned(right, self.out, self.lhs, self.rhs)
 
     def _planned(self, contraction: Contraction, lhs: Any, rhs: Any, out: Any) -> "ShardingPlan":
-        settings = dataclasses.replace(self.settings, reduce=None, dtype=out.dtype.name, precision=None)
-        if not isinstance(self.settings.precision, tuple):
-            settings = dataclasses.replace(settings, precision=self.settings.precision)
-        return _plan(
-            contraction,
-            lhs,
-            rhs,
-            self.mesh,
-            mesh_axes.read(out.sharding.spec, out.ndim, self.mesh.shape, "out"),
-            self.hardware,
-            settings,
-        )
+        # A pair of precisions is of operands that the gradients do not have.
+        precision = None if isinstance(self.settings.precision, tuple) else self.settings.precision
+        settings = dataclasses.replace(self.settings, reduce=None, dtype=out.dtype.name, precision=precision)
+        end = mesh_axes.read(out.sharding.spec, out.ndim, self.mesh.shape, "out")
+        return _plan(contraction, lhs, rhs, self.mesh, end, self.hardware, settings)
 
     def __str__(self) -> str:
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
@@ -403,12 +392,14 @@ def _plan(
         spec, is_plain = _unreduced(spec, best[0][0], c, mesh), False
     out = jax.ShapeDtypeStruct(task.shape, dtype, sharding=NamedSharding(mesh, spec))
     is_open = end is None
-    return ShardingPlan(c, mesh, left, right, out, tuple(best), plain, is_plain, is_open, links.hardware, settings)
+    return ShardingPlan(
+        c, mesh, left, right, out, tuple(best), plain, is_plain, is_open, links.hardware, settings, task
+    )
 
 
 def _unreduced(spec: PartitionSpec, way: Candidate, c: Contraction, mesh: Any) -> PartitionSpec:
     """A PartitionSpec that says along which mesh axes sums are still to be added."""
-    if any("Explicit" not in str(kind) for kind in mesh.axis_types):
+    if mesh_axes.explicit(mesh) != tuple(mesh.axis_names):
         raise BadValue(
             'reduce="unreduced" needs a mesh with Explicit axes',
             f"they are {', '.join(map(str, mesh.axis_types))}",

@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh
 from jbdot.errors import BadValue
 from jbdot.hardware import known, profile
 from jbdot.links import KINDS, Links, Span, _looked
+from jbdot.witness import QUIET
 
 V4, V5E, V5P, V7X = (known(kind) for kind in ("TPU v4", "TPU v5 lite", "TPU v5", "TPU7x"))
 H100 = known("NVIDIA H100 80GB HBM3")
@@ -401,19 +402,8 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 def test_devices_of_the_compiler():
-    quiet = {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-        "TPU_LOG_DIR": "disabled",
-        "TPU_STDERR_LOG_LEVEL": "3",
-        "TPU_MIN_LOG_LEVEL": "3",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
     child = subprocess.run(
-        [sys.executable, "-c", TOPOLOGY], env={**os.environ, **quiet}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", TOPOLOGY], env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=60
     )
     assert child.returncode == 0, child.stderr
     v5e, v5p, tpu7x, large = json.loads(child.stdout.splitlines()[-1])
