@@ -1,4 +1,4 @@
-"""The fewest bytes that any way to spread a contraction can send: two bounds that hold whatever is done.
+"""The fewest bytes that a way to spread a contraction can send: one bound that holds whatever is done, one for boxes.
 
 What must arrive. A device ends with a block of the result. Each element of it is a sum over all contracted indices, of
 which the device has some factors. Either it gets every factor that is missing for the element, or at least one partial
@@ -7,16 +7,22 @@ and a missing column of rhs b: what arrives is M N - R C + a R + b C at least. T
 many of the rows are such as the device has a part of: its least value is at a corner, where of each kind all or none
 are. Batch elements add up, and on average a device sends what a device gets.
 
-What work needs. Some device does 1/P or more of the F multiply-adds. By the inequality of Loomis and Whitney, w of them
-need 3 w^(2/3) elements of lhs, rhs and the result at least; with batch labels a device does best to work on whole batch
-elements, of v multiply-adds each, so that it needs 3 w / min(w, v)^(1/3). What it neither starts nor ends with is sent.
-(Al Daas and others: Tight memory-independent parallel matrix multiplication communication lower bounds, SPAA 2022. What
-memory allows besides, after Irony, Toledo and Tiskin, J. Parallel Distrib. Comput. 64, 2004, is less wherever a device
-has room for its parts of all three, as it has here.)
+What work needs. Let the multiply-adds be cut into P equal boxes, one for each device: b of the batch indices by m by k
+by n, contiguous or not. Its device needs b m k elements of lhs and b k n of rhs, and makes b m n sums. Of a box's b m k
+elements it has min(b, b') min(m, m') min(k, k') at most, where b', m', k' are how many indices of each its part of lhs
+has; likewise for rhs, and for the sums that may stay where they are, in its block of the result. The others are sent.
+The least over all grids, the ways to write P as a product of four, holds for every way that cuts the work so, on any
+mesh; ways that do work twice have larger boxes, and need more. (It is the memory-independent bound of Al Daas and
+others, Tight memory-independent parallel matrix multiplication communication lower bounds, SPAA 2022, for operands that
+are where they are instead of anywhere. By the inequality of Loomis and Whitney, used there and by Irony, Toledo and
+Tiskin, J. Parallel Distrib. Comput. 64, 2004, no other shape of w multiply-adds touches fewer than the 3 w^(2/3)
+elements of a cube. What memory allows besides is less wherever a device has room for its parts of all three, as here.)
 """
 
+import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,14 +102,60 @@ def _common(labels: Labels, *spans: Spans) -> Any:
 
 
 def working(task: Task, end: Sharding) -> float:
-    """Bytes that a device must send or get which does its share of the work, beside what it starts and ends with."""
+    """Bytes that each device must send or get which does an equal box of the work.
+
+    Example:
+        >>> from jbdot.contraction import Contraction
+        >>> mesh, c = {"x": 4}, Contraction.parse("m k, k n -> m n")
+        >>> lhs, rhs = (Block.of((8, 8), "float32", sharding, mesh) for sharding in ((("x",), ()), (("x",), ())))
+        >>> task = Task(c, mesh, lhs, rhs, None, (8, 8), "float32", "float32")
+        >>> working(task, (("x",), ()))  # boxes of 4 x 4 x 8: 8 of lhs and 16 of rhs are elsewhere, 16 sums go
+        160.0
+    """
     c = task.contraction
-    batch = math.prod(task.sizes[label] for label in c.batch)
-    work, each = task.flops / 2 / math.prod(task.mesh.values()), task.flops / 2 / batch
-    out = Block.of(task.shape, task.dtype, end, task.mesh)
-    has = sum(math.prod(block.local) for block in (task.lhs, task.rhs, out))
-    itemsize = min(jnp.dtype(block.dtype).itemsize for block in (task.lhs, task.rhs, out))
-    return max(0.0, 3 * work / min(work, each) ** (1 / 3) - has) * itemsize
+    roles = c.batch, c.lhs_free, c.contracting, c.rhs_free
+    whole = [math.prod(task.sizes[label] for label in labels if label) for labels in roles]
+    sums = min(task.dtype, task.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
+    blocks = (task.lhs, c.lhs), (task.rhs, c.rhs), (Block.of(task.shape, sums, end, task.mesh), c.out)
+    arrays = [
+        ([_count(labels, block, at) for labels in roles], jnp.dtype(block.dtype).itemsize) for block, at in blocks
+    ]
+    boxes = (
+        [size / parts for size, parts in zip(whole, grid, strict=True)]
+        for grid in _grids(math.prod(task.mesh.values()), len(roles))
+        if all(parts <= size for size, parts in zip(whole, grid, strict=True))
+    )
+    return min((sum(_missing(box, has) * item for has, item in arrays) for box in boxes), default=0.0)
+
+
+def _missing(box: Sequence[float], has: Sequence[int | None]) -> float:
+    """How many of an array's elements that a box touches are elsewhere at best; None for a role that it has not."""
+    sides = [(side, number) for side, number in zip(box, has, strict=True) if number is not None]
+    return math.prod(side for side, _ in sides) - math.prod(map(min, sides))
+
+
+def _count(role: Labels, block: Block, labels: Labels) -> int | None:
+    """How many indices of a role a device has of an array; None for a role that the array has not."""
+    local = dict(zip(labels, block.local, strict=True))
+    return math.prod(local[label] for label in role) if all(label in local for label in role) else None
+
+
+@functools.cache
+def _grids(number: int, length: int) -> list[tuple[int, ...]]:
+    """Every way to write a number as a product of so many, in order.
+
+    Example:
+        >>> _grids(4, 2)
+        [(1, 4), (2, 2), (4, 1)]
+    """
+    if length == 1:
+        return [(number,)]
+    return [
+        (first, *rest)
+        for first in range(1, number + 1)
+        if number % first == 0
+        for rest in _grids(number // first, length - 1)
+    ]
 
 
 def least(task: Task, end: Sharding) -> float:

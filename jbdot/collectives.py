@@ -97,17 +97,27 @@ class AllGather:
 
 @dataclasses.dataclass(frozen=True)
 class AllToAll:
-    """Mesh axes that cut one axis of the array cut another instead."""
+    """Mesh axes that cut some axes of the array cut others instead, all in one exchange.
 
-    axes: MeshAxes
-    source: int
-    dim: int
+    Attributes:
+        moves: Each mesh axis, the axis of the array that it cuts before, and the one that it cuts after. None is both
+            left and come to.
+    """
+
+    moves: tuple[tuple[str, int, int], ...]
     kind: ClassVar[str] = "all-to-all"
+
+    @property
+    def axes(self) -> MeshAxes:
+        """The mesh axes that it runs along."""
+        return tuple(axis for axis, _, _ in self.moves)
 
     def after(self, block: Block) -> Block:
         """Held where they were, spread where they go."""
-        block = block.prepared(self.dim, self.axes)
-        return block.turned(self.axes, False, self.source).turned(self.axes, True, self.dim)
+        block = self._prepared(block)
+        for axis, source, dim in self.moves:
+            block = block.turned((axis,), False, source).turned((axis,), True, dim)
+        return block
 
     def sent(self, block: Block) -> int:
         """(p - 1)/p of what a device has."""
@@ -115,19 +125,25 @@ class AllToAll:
         return block.bytes * (p - 1) // p
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
-        """Cuts the axis where the factors go into parts, sends each its way, and puts what comes in place."""
-        after, block = self.after(block), block.prepared(self.dim, self.axes)
-        if _neighbours(block, self.axes) == self.source and _neighbours(after, self.axes) == self.dim:
-            return lax.all_to_all(x, self.axes, self.dim, self.source, tiled=True)
+        """Cuts the axes where the factors go into parts, sends each its way, and puts what comes in place."""
+        after, block = self.after(block), self._prepared(block)
+        (_, source, dim), *_ = self.moves
+        if _neighbours(block, self.axes) == source and _neighbours(after, self.axes) == dim:
+            return lax.all_to_all(x, self.axes, dim, source, tiled=True)
         x = reshaped(x, block.view)
-        places = [block.place(axis, self.dim) for axis in self.axes]
+        places = [block.place(axis, dim) for axis, _, dim in self.moves]
         x = jnp.moveaxis(x, places, range(len(places)))  # the parts in front, the axes they leave behind gone
         x = x.reshape(_group(block, self.axes), *x.shape[len(places) :])
         x = lax.all_to_all(x, self.axes, 0, 0, tiled=True)
         x = x.reshape(*(block.mesh[axis] for axis in self.axes), *x.shape[1:])
         x = jnp.expand_dims(x, [place + len(places) for place in sorted(places)])
         x = x.reshape(_group(block, self.axes), *x.shape[len(places) :])
-        return reshaped(_put(x, block, dict.fromkeys(self.axes, self.source)), after.local)
+        return reshaped(_put(x, block, {axis: source for axis, source, _ in self.moves}), after.local)
+
+    def _prepared(self, block: Block) -> Block:
+        for dim in dict.fromkeys(dim for _, _, dim in self.moves):
+            block = block.prepared(dim, [axis for axis, _, to in self.moves if to == dim])
+        return block
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,10 +55,9 @@ def chosen(found: list[Weighed], task: Task, links: Links) -> tuple[list[Weighed
     first = next(pair for pair in found if pair[0].sent == fewest or pair[1].total_us <= WORTH * lean[1].total_us)
     found = [first, *(pair for pair in found if pair is not first)]
     plain = plain_jit(found, first[0].out.end.sharding, task, links)
-    gathers = (
-        first[0].ring is None and _is_simple(first[0]) and not first[0].out.steps and plain[0].sent <= first[0].sent
-    )
-    return found, plain, not first[0].sent or gathers
+    gathers = first[0].ring is None and _is_simple(first[0]) and not first[0].out.steps
+    as_good = plain[0].sent <= first[0].sent and plain[1].total_us <= first[1].total_us
+    return found, plain, not first[0].sent or (gathers and as_good)
 
 
 def plain_jit(found: list[Weighed], end: Sharding, task: Task, links: Links) -> Weighed:

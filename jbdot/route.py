@@ -8,7 +8,7 @@ and the one that it ends with, where either begins the other. Where neither does
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 
@@ -24,7 +24,7 @@ class Route:
         >>> start = Block.of((8, 6), "float32", (("x", "y"), ()), {"x": 2, "y": 2})
         >>> found = route(start, ((), ("x",)))
         >>> found.steps
-        (AllToAll(axes=('x',), source=0, dim=1), AllGather(axes=('y',)))
+        (AllToAll(moves=(('x', 0, 1),)), AllGather(axes=('y',)))
         >>> found.sent, found.end.local
         (72, (8, 3))
     """
@@ -115,8 +115,8 @@ def _direct(start: Block, end: Sharding, partial: MeshAxes, scatter: bool, cast:
     moves = _moves(way.end, end)
     before = [dim for dim, axes in enumerate(end) if set(axes) <= set(way.end.sharding[dim])]
     way = _ordered(way, end, before)
-    for (source, dim), axes in moves.items():
-        way = way.then(AllToAll(axes, source, dim))
+    for group in _grouped(moves):
+        way = way.then(AllToAll(tuple((axis, source, dim) for source, dim in group for axis in moves[source, dim])))
     if any(not _begins(way.end, source, end[source]) for source, _ in moves):
         return None
     way = _ordered(way, end, range(len(end)))
@@ -151,6 +151,24 @@ def _moves(block: Block, end: Sharding) -> dict[tuple[int, int], MeshAxes]:
             if source != dim:
                 moves[source, dim] = (*moves.get((source, dim), ()), axis)
     return moves
+
+
+def _grouped(moves: Collection[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Moves in as few exchanges as will do; an axis of the array is left before it is come to, as far as can be.
+
+    Example:
+        >>> _grouped([(2, 0), (0, 1)])  # whoever comes to axis 0 is to find it in one piece
+        [[(0, 1)], [(2, 0)]]
+        >>> _grouped([(1, 0), (2, 0)])
+        [[(1, 0), (2, 0)]]
+    """
+    groups: list[list[tuple[int, int]]] = []
+    rest = list(moves)
+    while rest:
+        free = [move for move in rest if all(source != move[1] for source, _ in rest)]
+        groups.append(free or rest[:1])
+        rest = [move for move in rest if move not in groups[-1]]
+    return groups
 
 
 def _ordered(way: Route, end: Sharding, dims: Sequence[int]) -> Route:

@@ -88,7 +88,7 @@ class ShardingPlan:
 
     @functools.cached_property
     def bound(self) -> float:
-        """Bytes that every way to do this has to send for each device: see `jbdot.bound`."""
+        """Bytes that every way that cuts the work into equal boxes has to send for each device: see `jbdot.bound`."""
         if self.settings.reduce == "unreduced":
             return 0.0  # the bounds are of complete sums
         return least(self.task, self.winner.out.end.sharding)
@@ -199,7 +199,7 @@ class ShardingPlan:
                 table(self.rows()),
                 "  " + self.why,
                 table(self.steps()),
-                f"  No way sends less than {bytes_text(round(self.bound))}, whatever is done.",
+                f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(self.bound))}.",
                 f"  Bytes are counted, for each device; times are estimates, from figures of {self.hardware.name}.",
             )
         )

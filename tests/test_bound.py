@@ -39,13 +39,20 @@ def test_by_hand():
 
 
 def test_work_by_hand():
-    halves = task(GEMM, (("x", "y"), ()), (("x", "y"), ()), SIDE)
-    per_device, share = 1024**3 / 16, 3 * 1024 * 1024 / 16
-    assert working(halves, (("x", "y"), ())) == pytest.approx(2 * (3 * per_device ** (2 / 3) - share))
+    batched = "b m k, b k n -> b m n"
+    rows = task(GEMM, (("x", "y"), ()), (("x", "y"), ()), SIDE)
+    # boxes of 256 x 512 x 512: of each array 64 rows are here
+    by_hand = 2 * ((256 - 64) * 512 + (512 - 64) * 512 + (256 - 64) * 512)
+    assert working(rows, (("x", "y"), ())) == by_hand
     assert working(task(GEMM, ((), ()), ((), ()), SIDE), ((), ())) == 0  # everything is there
     # a batch element for each device: nothing has to move
-    batched = task("b m k, b k n -> b m n", (("x", "y"), (), ()), (("x", "y"), (), ()), ((16, 8, 8), (16, 8, 8)))
-    assert working(batched, (("x", "y"), (), ())) == pytest.approx(0)
+    shapes = ((16, 8, 8), (16, 8, 8))
+    assert working(task(batched, (("x", "y"), (), ()), (("x", "y"), (), ()), shapes), (("x", "y"), (), ())) == 0
+    # everything is cut in the wrong place: all three arrays move, but for the sixteenth that may be right by chance
+    wrong = task(batched, ((), ("x",), ("y",)), ((), ("x",), ("y",)), shapes)
+    assert working(wrong, ((), ("x",), ("y",))) == 3 * 2 * (64 - 4)
+    # more devices than multiply-adds: nothing is claimed
+    assert working(task(GEMM, ((), ()), ((), ()), ((2, 2), (2, 2))), ((), ())) == 0
 
 
 @pytest.mark.parametrize("text", [GEMM, "b m k, b k n -> b m n"])

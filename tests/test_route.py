@@ -63,8 +63,8 @@ def kinds(start, end, partial=(), scatter=True, dtype=None, sizes=None):
 
 
 def test_steps_are_those_that_send_fewest():
-    assert kinds(((), ("x", "y")), (("x", "y"), ())) == (AllToAll(("x", "y"), 1, 0),)
-    assert kinds(((), ("x", "y")), (("x",), ())) == (AllToAll(("x",), 1, 0), AllGather(("y",)))
+    assert kinds(((), ("x", "y")), (("x", "y"), ())) == (AllToAll((("x", 1, 0), ("y", 1, 0))),)
+    assert kinds(((), ("x", "y")), (("x",), ())) == (AllToAll((("x", 1, 0),)), AllGather(("y",)))
     assert kinds((("x",), ()), (("x",), ("y",))) == (Slice(("y",), 1),)
     assert kinds((("x",), ("y",)), (("y",), ("x",)))[0].kind == Permute.kind
     assert kinds((("x", "y"), ()), ((), ())) == (AllGather(("x", "y")),)
@@ -88,7 +88,7 @@ def test_bytes_are_those_of_the_best_algorithms():
     block = Block.of((16, 32), "float32", (("x",), ()), {"x": 4, "y": 2})
     assert block.bytes == 512
     assert AllGather(("x",)).sent(block) == 3 * 512
-    assert AllToAll(("x",), 0, 1).sent(block) == 512 * 3 // 4
+    assert AllToAll((("x", 0, 1),)).sent(block) == 512 * 3 // 4
     assert ReduceScatter(("y",), 1).sent(block) == 512 // 2
     assert AllReduce(("y",)).sent(block) == 512
     assert Slice(("y",), 1).sent(block) == 0
