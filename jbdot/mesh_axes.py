@@ -153,6 +153,11 @@ def mesh_of(x: Any) -> Any:
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
+def is_at(sharding: NamedSharding, planned: NamedSharding, ndim: int) -> bool:
+    """Whether two shardings cut an array's axes by the same mesh axes, however their PartitionSpecs are written."""
+    return read(sharding.spec, ndim, planned.mesh.shape, "x") == read(planned.spec, ndim, planned.mesh.shape, "x")
+
+
 def explicit(mesh: Any) -> MeshAxes:
     """The axes of a mesh that are Explicit.
 

@@ -17,7 +17,8 @@ from jbdot.errors import array_text
 from jbdot.explain import COLOURS, part
 from jbdot.mesh_axes import code
 from jbdot.panels import Panel, Place, Side, Stage, panels, segments, sides, stages
-from jbdot.sharding_plan import ShardingPlan, bytes_text
+from jbdot.plan_text import bytes_text
+from jbdot.sharding_plan import ShardingPlan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

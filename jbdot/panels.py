@@ -13,7 +13,8 @@ from jbdot.block import Block, MeshAxes
 from jbdot.collectives import AllReduce, Cast, ReduceScatter, Slice, Step
 from jbdot.errors import array_text
 from jbdot.labels import Labels
-from jbdot.sharding_plan import ShardingPlan, bytes_text
+from jbdot.plan_text import bytes_text
+from jbdot.sharding_plan import ShardingPlan
 
 Place = Mapping[str, int]  # an index along each of some mesh axes
 MOST: Final = 4  # devices that are shown along one mesh axis

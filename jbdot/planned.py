@@ -206,7 +206,8 @@ def _shardings(c: Contraction, lhs: Any, rhs: Any) -> str:
     """The shardings that the result may have, as code, with what each has to send."""
     from jbdot import mesh_axes  # the planner of meshes knows this module, and only an error needs it here
     from jbdot.hardware import known
-    from jbdot.sharding_plan import bytes_text, plan_sharding
+    from jbdot.plan_text import bytes_text
+    from jbdot.sharding_plan import plan_sharding
 
     kept = Contraction(c.lhs_kept, c.rhs_kept, c.out)
     left, right = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.typeof(x).sharding) for x in (lhs, rhs))

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbdot import mesh_axes, ring
+from jbdot import mesh_axes, plan_text, ring
 from jbdot.block import Block, Sharding
 from jbdot.bound import least
 from jbdot.candidate import Candidate, Task
@@ -22,15 +22,15 @@ from jbdot.errors import BadType, BadValue, Refusal, array_text
 from jbdot.estimate import Estimate, chosen, estimated, sensible
 from jbdot.hardware import Hardware
 from jbdot.links import Links
+from jbdot.plan_text import bytes_text
 from jbdot.planned import Planned
 from jbdot.request import Request
-from jbdot.table import table
+from jbdot.spread import Spread, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REDUCE: Final = ("all_reduce", "reduce_scatter", "unreduced", "forbid")
-SHOWN: Final = 8  # candidates in a printed plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +108,27 @@ class ShardingPlan:
         Raises:
             TypeError, ValueError: An operand has another shape, dtype or sharding than was planned for.
         """
-        for name, x, planned in (("lhs", lhs, self.lhs), ("rhs", rhs, self.rhs)):
-            _check_operand(name, x, planned, self)
-        return self._run(lhs, rhs)
+        try:
+            for name, x, planned in (("lhs", lhs, self.lhs), ("rhs", rhs, self.rhs)):
+                _check_operand(name, x, planned)
+        except Refusal as refusal:
+            raise refusal.told("ShardingPlan", str(self.contraction)) from None
+        return spread(self.primitive, lhs, rhs)
 
     @functools.cached_property
-    def _run(self) -> Callable[[Any, Any], jax.Array]:
-        function = jax.custom_vjp(self.local)
-        function.defvjp(lambda lhs, rhs: (self.local(lhs, rhs), (lhs, rhs)), self._gradients)
-        return jax.jit(function)
+    def primitive(self) -> Spread:
+        """What its primitive is told."""
+        return Spread(self)
 
     def local(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as planned, without rules of its own for derivatives."""
+        if mesh_axes.explicit(self.mesh):  # a tangent, such as one of jacfwd's basis, may be replicated
+            lhs, rhs = (
+                x
+                if mesh_axes.is_at(jax.typeof(x).sharding, planned.sharding, x.ndim)
+                else jax.reshard(x, planned.sharding)
+                for x, planned in ((lhs, self.lhs), (rhs, self.rhs))
+            )
         return self.by_compiler(lhs, rhs) if self.is_plain else self.by_way(self.winner)(lhs, rhs)
 
     def by_way(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
@@ -160,16 +169,6 @@ class ShardingPlan:
         out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.plan).astype(self.out.dtype)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
-    def _gradients(self, operands: tuple[Any, Any], cotangent: Any) -> tuple[jax.Array, jax.Array]:
-        """Both contractions of the backward pass, planned in their turn, each into its operand's own sharding."""
-        if self.settings.reduce == "unreduced":
-            raise BadValue(
-                "a result that is differentiated must have its sums complete", 'reduce="unreduced" leaves them'
-            ).told("ShardingPlan", str(self.contraction))
-        lhs, rhs = operands
-        by_lhs, by_rhs = self.backward
-        return by_lhs._run(cotangent, rhs), by_rhs._run(cotangent, lhs)
-
     @functools.cached_property
     def backward(self) -> tuple["ShardingPlan", "ShardingPlan"]:
         """The plans of the gradients of lhs and of rhs."""
@@ -185,24 +184,7 @@ class ShardingPlan:
         return _plan(contraction, lhs, rhs, self.mesh, end, self.hardware, settings)
 
     def __str__(self) -> str:
-        mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
-        arrays = [
-            f"{array_text(name, x.shape, x.dtype)} {mesh_axes.code(x.sharding.spec)}"
-            for name, x in (("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out))
-        ]
-        head = f"{self.contraction} on {mesh} of {self.hardware.name}"
-        chosen = " (chosen by the plan)" if self.open else ""
-        return "\n\n".join(
-            (
-                head,
-                "\n".join(f"  {array}" for array in arrays) + chosen,
-                table(self.rows()),
-                "  " + self.why,
-                table(self.steps()),
-                f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(self.bound))}.",
-                f"  Bytes are counted, for each device; times are estimates, from figures of {self.hardware.name}.",
-            )
-        )
+        return plan_text.text(self)
 
     __repr__ = __str__
 
@@ -226,45 +208,7 @@ class ShardingPlan:
     @property
     def why(self) -> str:
         """Why the winner is taken, as a sentence."""
-        if self.is_plain:
-            same = "nothing has to be sent" if not self.sent else "operands are only gathered, as XLA does by itself"
-            return f"Taken: plain jit, as {same}."
-        least, _ = min(self.candidates, key=lambda pair: (pair[0].sent, pair[1].total_us))
-        why = f"Taken: {self.winner.name}, which sends {bytes_text(self.sent)}"
-        if least.sent < self.sent:
-            return f"{why}: {least.name} sends {bytes_text(least.sent)}, but is expected to take over a fifth longer."
-        expected = self.plain[0].sent
-        return f"{why}" + (f", plain jit {bytes_text(expected)} as far as is known." if expected > self.sent else ".")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table of candidates, with its head."""
-        head = ("way", "lhs", "rhs", "out", "sent", "FLOPs", "temporary", "compute, us", "sent, us", "total, us")
-        plain = ("plain jit", *_row(*self.plain)[1:])
-        found = [head, *(_row(way, estimate) for way, estimate in self.candidates[:SHOWN]), plain]
-        if not self.open:
-            return found
-        ends = [way.out.end.sharding for way, _ in (*self.candidates[:SHOWN], self.plain)]
-        column = ["result", *(mesh_axes.code(mesh_axes.written(end)) for end in ends)]
-        return [(row[0], end, *row[1:]) for row, end in zip(found, column, strict=True)]
-
-    def steps(self) -> list[tuple[str, ...]]:
-        """The steps of the way that is taken, with their head."""
-        found = [("step", "of", "along", "sent", "each device then has")]
-        for name, way in self.winner.ways:
-            for step, before, after in zip(way.steps, way.blocks, way.blocks[1:], strict=False):
-                found.append(
-                    (
-                        step.kind,
-                        name,
-                        " ".join(step.axes),
-                        bytes_text(step.sent(before)),
-                        array_text("", after.local, after.dtype),
-                    )
-                )
-            if name == "rhs":
-                local = array_text("", self.winner.out.start.local, self.winner.out.start.dtype)
-                found.append(("contraction", "lhs, rhs", "", bytes_text(0), local))
-        return found
+        return plan_text.why(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -449,30 +393,28 @@ def _check_silent(way: Candidate) -> None:
     )
 
 
-def _check_operand(name: str, x: Any, planned: jax.ShapeDtypeStruct, plan: ShardingPlan) -> None:
+def _check_operand(name: str, x: Any, planned: jax.ShapeDtypeStruct) -> None:
     asked = f"{array_text(name, planned.shape, planned.dtype)} {mesh_axes.code(planned.sharding.spec)}"
-    problem: Refusal | None = None
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        problem = BadType(f"{name} must be an array", f"got a {type(x).__name__}")
-    elif tuple(x.shape) != tuple(planned.shape) or jnp.dtype(x.dtype) != jnp.dtype(planned.dtype):
-        problem = BadValue(
+        raise BadType(f"{name} must be an array", f"got a {type(x).__name__}")
+    if tuple(x.shape) != tuple(planned.shape) or jnp.dtype(x.dtype) != jnp.dtype(planned.dtype):
+        raise BadValue(
             "operands must be as they were planned for", f"got {array_text(name, x.shape, x.dtype)}, planned {asked}"
         )
-    elif _is_elsewhere(x, planned.sharding):
-        problem = BadValue(
+    if _is_elsewhere(x, planned.sharding):
+        at = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+        raise BadValue(
             "operands must be where they were planned for",
-            f"{name} is at {mesh_axes.code(x.sharding.spec)}, planned {asked}",
-            "Plan with the arrays themselves, or move them with jax.device_put first",
+            f"{name} is at {mesh_axes.code(at.spec)}, planned {asked}",
+            "Plan with the arrays themselves, or move them with jax.device_put or jax.reshard first",
         )
-    if problem is not None:
-        raise problem.told("ShardingPlan", str(plan.contraction)) from None
 
 
 def _is_elsewhere(x: Any, planned: Any) -> bool:
-    """Whether an array that holds values is on a mesh in another way than planned for."""
-    if isinstance(x, Tracer) or not isinstance(getattr(x, "sharding", None), NamedSharding):
-        return False
-    return not x.sharding.is_equivalent_to(planned, x.ndim)
+    """Whether an array is on a mesh in another way than planned for; of traced ones on Auto axes nothing is known."""
+    if isinstance(x, Tracer):
+        return bool(mesh_axes.explicit(planned.mesh)) and not mesh_axes.is_at(jax.typeof(x).sharding, planned, x.ndim)
+    return isinstance(getattr(x, "sharding", None), NamedSharding) and not x.sharding.is_equivalent_to(planned, x.ndim)
 
 
 def _placed(name: str, x: Any, mesh: Any) -> jax.ShapeDtypeStruct:
@@ -491,31 +433,3 @@ def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
 def _sum_dtype(request: Request) -> str:
     """What partial sums are kept in; integers wrap, so that their own dtype will do."""
     return request.sum_dtype if jnp.issubdtype(jnp.dtype(request.dtype), jnp.inexact) else request.dtype
-
-
-def _row(way: Candidate, estimate: Estimate) -> tuple[str, ...]:
-    routes = (
-        ", ".join(f"{step.kind} {' '.join(step.axes)}".strip() for step in side.steps) or "-" for _, side in way.ways
-    )
-    times = (estimate.compute_us, estimate.communication_us, estimate.total_us)
-    return (
-        way.name,
-        *routes,
-        bytes_text(way.sent),
-        f"{way.flops:.3g}",
-        bytes_text(way.temporary),
-        *(f"{us:,.1f}" for us in times),
-    )
-
-
-def bytes_text(number: int) -> str:
-    """Writes a number of bytes.
-
-    Example:
-        >>> bytes_text(15728640)
-        '15.7 MB'
-    """
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"

@@ -19,8 +19,9 @@ from jbdot.collectives import AllGather
 from jbdot.hardware import known
 from jbdot.mesh_axes import written
 from jbdot.panels import Side, panels, segments, sides, stages
+from jbdot.plan_text import bytes_text
 from jbdot.route import Route
-from jbdot.sharding_plan import bytes_text, plan_sharding
+from jbdot.sharding_plan import plan_sharding
 
 mpl.use("Agg")
 GEMM, BATCH = "m k, k n -> m n", "b m k, b k n -> b m n"

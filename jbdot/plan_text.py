@@ -1,0 +1,102 @@
+"""A plan in words and tables: what `print` shows of a `ShardingPlan`."""
+
+from typing import TYPE_CHECKING, Final
+
+from jbdot import mesh_axes
+from jbdot.candidate import Candidate
+from jbdot.errors import array_text
+from jbdot.estimate import Estimate
+from jbdot.table import table
+
+if TYPE_CHECKING:
+    from jbdot.sharding_plan import ShardingPlan
+
+SHOWN: Final = 8  # candidates in a printed plan
+Rows = list[tuple[str, ...]]
+
+
+def text(plan: "ShardingPlan") -> str:
+    """All of it: operands and result, the candidates, what is taken and why, its steps, the lower bound."""
+    mesh = ", ".join(f"{name}={size}" for name, size in plan.mesh.shape.items())
+    arrays = [
+        f"{array_text(name, x.shape, x.dtype)} {mesh_axes.code(x.sharding.spec)}"
+        for name, x in (("lhs", plan.lhs), ("rhs", plan.rhs), ("out", plan.out))
+    ]
+    figures = plan.hardware.name
+    return "\n\n".join(
+        (
+            f"{plan.contraction} on {mesh} of {figures}",
+            "\n".join(f"  {array}" for array in arrays) + (" (chosen by the plan)" if plan.open else ""),
+            table(candidates(plan)),
+            "  " + why(plan),
+            table(steps(plan)),
+            f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(plan.bound))}.",
+            f"  Bytes are counted, for each device; times are estimates, from figures of {figures}.",
+        )
+    )
+
+
+def why(plan: "ShardingPlan") -> str:
+    """Why the winner is taken, as a sentence."""
+    if plan.is_plain:
+        same = "nothing has to be sent" if not plan.sent else "operands are only gathered, as XLA does by itself"
+        return f"Taken: plain jit, as {same}."
+    least, _ = min(plan.candidates, key=lambda pair: (pair[0].sent, pair[1].total_us))
+    taken = f"Taken: {plan.winner.name}, which sends {bytes_text(plan.sent)}"
+    if least.sent < plan.sent:
+        return f"{taken}: {least.name} sends {bytes_text(least.sent)}, but is expected to take over a fifth longer."
+    expected = plan.plain[0].sent
+    return f"{taken}" + (f", plain jit {bytes_text(expected)} as far as is known." if expected > plan.sent else ".")
+
+
+def candidates(plan: "ShardingPlan") -> Rows:
+    """The table of candidates, with its head."""
+    head = ("way", "lhs", "rhs", "out", "sent", "FLOPs", "temporary", "compute, us", "sent, us", "total, us")
+    plain = ("plain jit", *_row(*plan.plain)[1:])
+    found = [head, *(_row(way, estimate) for way, estimate in plan.candidates[:SHOWN]), plain]
+    if not plan.open:
+        return found
+    ends = [way.out.end.sharding for way, _ in (*plan.candidates[:SHOWN], plan.plain)]
+    column = ["result", *(mesh_axes.code(mesh_axes.written(end)) for end in ends)]
+    return [(row[0], end, *row[1:]) for row, end in zip(found, column, strict=True)]
+
+
+def steps(plan: "ShardingPlan") -> Rows:
+    """The steps of the way that is taken, with their head."""
+    found: Rows = [("step", "of", "along", "sent", "each device then has")]
+    for name, way in plan.winner.ways:
+        for step, before, after in zip(way.steps, way.blocks, way.blocks[1:], strict=False):
+            sent, local = bytes_text(step.sent(before)), array_text("", after.local, after.dtype)
+            found.append((step.kind, name, " ".join(step.axes), sent, local))
+        if name == "rhs":
+            made = plan.winner.out.start
+            found.append(("contraction", "lhs, rhs", "", bytes_text(0), array_text("", made.local, made.dtype)))
+    return found
+
+
+def _row(way: Candidate, estimate: Estimate) -> tuple[str, ...]:
+    routes = (
+        ", ".join(f"{step.kind} {' '.join(step.axes)}".strip() for step in side.steps) or "-" for _, side in way.ways
+    )
+    times = (estimate.compute_us, estimate.communication_us, estimate.total_us)
+    return (
+        way.name,
+        *routes,
+        bytes_text(way.sent),
+        f"{way.flops:.3g}",
+        bytes_text(way.temporary),
+        *(f"{us:,.1f}" for us in times),
+    )
+
+
+def bytes_text(number: int) -> str:
+    """Writes a number of bytes.
+
+    Example:
+        >>> bytes_text(15728640)
+        '15.7 MB'
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"

@@ -1,0 +1,114 @@
+"""A planned contraction as a JAX primitive: bilinear, so that its derivatives are contractions that are planned too.
+
+Forward, a tangent of lhs is multiplied with rhs by the same plan, and likewise for rhs. Backward, the cotangent is
+multiplied with the other operand by that operand's own plan (`ShardingPlan.backward`), and comes back in its sharding.
+vmap adds a level: which axes of the operands it maps, the result's always being the first.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import jax
+from jax import numpy as jnp
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+from jbdot.errors import BadValue
+
+if TYPE_CHECKING:
+    from jbdot.sharding_plan import ShardingPlan
+
+Level = tuple[int | None, int | None]  # the axes of lhs and of rhs that one vmap maps
+
+spread_p: Final = core.Primitive("spread")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spread:
+    """A plan under so many vmaps: what the primitive is told.
+
+    Attributes:
+        plan: What is run.
+        levels: The vmaps around it, the innermost first.
+    """
+
+    plan: "ShardingPlan"
+    levels: tuple[Level, ...] = ()
+
+    @functools.cached_property
+    def run(self) -> Callable[[Any, Any], jax.Array]:
+        """The function that is traced where the primitive is lowered."""
+        function: Callable[[Any, Any], jax.Array] = self.plan.local
+        for level in self.levels:
+            function = jax.vmap(function, in_axes=level)
+        return function
+
+    @functools.cached_property
+    def compiled(self) -> Callable[[Any, Any], jax.Array]:
+        """The same, for an eager call."""
+        return jax.jit(self.run)
+
+    def transposed(self, side: int, cotangent: Any, other: Any) -> Any:
+        """The cotangent of an operand, 0 for lhs: its own contraction, under the same vmaps."""
+        if self.plan.settings.reduce == "unreduced":
+            raise BadValue(
+                "a result that is differentiated must have its sums complete", 'reduce="unreduced" leaves them'
+            ).told("ShardingPlan", str(self.plan.contraction))
+        # The cotangent has each vmap's axis first; of an operand that a vmap did not map the sum is wanted.
+        levels = tuple((0, level[1 - side]) for level in self.levels)
+        out = spread(dataclasses.replace(self.plan.backward[side].primitive, levels=levels), cotangent, other)
+        for outer, level in enumerate(self.levels):
+            at, mapped = len(self.levels) - 1 - outer, level[side]
+            out = out.sum(at) if mapped is None else jnp.moveaxis(out, at, at + mapped)
+        return out
+
+    def __str__(self) -> str:
+        way = "plain jit" if self.plan.is_plain else self.plan.winner.name
+        return f"{self.plan.contraction}; {way}"
+
+    __repr__ = __str__
+
+
+def spread(how: Spread, lhs: Any, rhs: Any) -> jax.Array:
+    """Runs a plan, under its vmaps, where both operands are as it says."""
+    return spread_p.bind(lhs, rhs, how=how, jaxpr=_traced(how, jax.typeof(lhs), jax.typeof(rhs)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced(how: Spread, lhs: Any, rhs: Any) -> Any:
+    """What is run, for whoever reads a jaxpr; and for JAX, which finds there the devices that it is for."""
+    return jax.make_jaxpr(how.run)(lhs, rhs)
+
+
+@spread_p.def_impl
+def _impl(lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
+    del jaxpr
+    return how.compiled(lhs, rhs)
+
+
+@spread_p.def_abstract_eval
+def _abstract(lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
+    del lhs, rhs, how
+    return jaxpr.out_avals[0]
+
+
+def _batch(operands: Any, dims: Any, *, how: Spread, jaxpr: Any) -> Any:
+    del jaxpr
+    return spread(dataclasses.replace(how, levels=(*how.levels, tuple(dims))), *operands), 0
+
+
+def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
+    del jaxpr
+    return how.transposed(side, cotangent, lhs if side else rhs)
+
+
+def _lower(context: Any, lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
+    del how
+    return mlir.lower_fun(core.jaxpr_as_fun(jaxpr), multiple_results=True)(context, lhs, rhs)
+
+
+ad.defbilinear(spread_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+batching.primitive_batchers[spread_p] = _batch
+mlir.register_lowering(spread_p, _lower)

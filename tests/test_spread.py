@@ -1,0 +1,85 @@
+"""A plan under JAX's transformations: derivatives both ways, vmap in any order, and what a reader of a jaxpr sees."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from meshes import integers, mesh
+
+from jbdot.sharding_plan import plan_sharding
+
+GEMM = "m k, k n -> m n"
+CASES = {  # where both operands and the result are: sums are scattered; operands exchanged; plain jit
+    "scattered": (P("x", "y"), P("y"), P("x", "y")),
+    "exchanged": (P(None, ("x", "y")), P(("x", "y")), P("x")),
+    "plain": (P("x"), P(None, "y"), P("x", "y")),
+}
+
+
+def square(out):
+    return (out**2).sum()
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """A plan, its operands, and the same operands as NumPy has them."""
+    on = mesh((2, 2))
+    arrays = integers((8, 4)), integers((4, 12), 1)
+    specs = CASES[request.param]
+    operands = [jax.device_put(x, NamedSharding(on, spec)) for x, spec in zip(arrays, specs, strict=False)]
+    plan = plan_sharding(GEMM, *operands, specs[2])
+    assert plan.is_plain == (request.param == "plain")
+    return plan, operands, arrays
+
+
+def test_forward_derivatives_are_the_plan_on_tangents(case):
+    plan, (lhs, rhs), (x, y) = case
+    out, tangent = jax.jit(lambda *args: jax.jvp(plan, args, args))(lhs, rhs)
+    np.testing.assert_array_equal(out, x @ y)
+    np.testing.assert_array_equal(tangent, 2 * x @ y)
+    jaxpr = jax.make_jaxpr(lambda *args: jax.jvp(plan, args, args))(lhs, rhs)
+    assert [equation.primitive.name for equation in jaxpr.eqns] == ["spread"] * 3 + ["add_any"]
+
+
+def test_second_derivatives_go_forward_over_backward(case):
+    plan, (lhs, rhs), (_, y) = case
+    found = jax.jit(jax.hessian(lambda lhs: square(plan(lhs, rhs))))(lhs)
+    np.testing.assert_array_equal(found, 2 * np.einsum("mp,kl->mkpl", np.eye(8), y @ y.T))
+
+
+def test_gradients_are_planned_and_come_back_where_operands_are(case):
+    plan, (lhs, rhs), (x, y) = case
+    found = jax.jit(jax.grad(lambda *args: square(plan(*args)), (0, 1)))(lhs, rhs)
+    for got, want, operand in zip(found, (2 * x @ y @ y.T, 2 * x.T @ x @ y), (lhs, rhs), strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert got.sharding.is_equivalent_to(operand.sharding, 2)
+    jaxpr = str(jax.make_jaxpr(jax.grad(lambda *args: square(plan(*args)), (0, 1)))(lhs, rhs))
+    assert all(f"how={backward.contraction}; " in jaxpr for backward in plan.backward)
+
+
+def test_vmaps_nest_and_are_differentiated_from_outside(case):
+    plan, (lhs, rhs), (x, y) = case
+    left, right = jnp.stack([lhs, 2 * lhs]), jnp.stack([rhs, -rhs, 3 * rhs], axis=1)
+
+    def nested(left, right):
+        return jax.vmap(jax.vmap(plan, (None, 1)), (0, None))(left, right)
+
+    want = np.einsum("amk,kbn->abmn", np.stack([x, 2 * x]), np.stack([y, -y, 3 * y], axis=1))
+    np.testing.assert_array_equal(jax.jit(nested)(left, right), want)
+    found = jax.jit(jax.grad(lambda *args: square(nested(*args)), (0, 1)))(left, right)
+    np.testing.assert_array_equal(found[0], 2 * np.einsum("abmn,kbn->amk", want, right))
+    np.testing.assert_array_equal(found[1], 2 * np.einsum("abmn,amk->kbn", want, left))
+
+
+def test_on_explicit_axes_a_basis_is_cut_and_an_operand_elsewhere_is_refused():
+    on = mesh((2, 2), kind="Explicit")
+    x, y = integers((8, 4)), integers((4, 12), 1)
+    lhs, rhs = (jax.device_put(a, NamedSharding(on, spec)) for a, spec in ((x, P("x", "y")), (y, P("y"))))
+    plan = plan_sharding(GEMM, lhs, rhs, P("x", "y"))
+    with jax.set_mesh(on):
+        jacobian = jax.jit(jax.jacfwd(plan))(lhs, rhs)
+        np.testing.assert_array_equal(jacobian, np.einsum("mp,kn->mnpk", np.eye(8), y))
+        with pytest.raises(ValueError, match=r"lhs is at P\('y', None\), planned lhs float32\[8,4\] P\('x', 'y'\)"):
+            jax.jit(lambda lhs, rhs: plan(jax.reshard(lhs, P("y")), rhs))(lhs, rhs)
