@@ -2,10 +2,7 @@
 
 import ast
 import functools
-import importlib.metadata
 import inspect
-import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -27,17 +24,10 @@ from jax import numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 import jbdot
-from jbdot import files, hardware, mesh_axes, tuned
+from jbdot import doctor as examination
+from jbdot import files, hardware, mesh_axes
 from jbdot.explain import COLOURS, Explanation
 from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
-
-EXTRAS: Final = {
-    "cli": ("typer", "rich"),
-    "plot": ("matplotlib",),
-    "tpu": ("libtpu",),
-    "demo": ("optax", "scikit-learn"),
-    "test": ("pytest", "pytest-xdist", "hypothesis"),
-}
 
 COMPILED: Final = 4  # programs that `plan --topology` compiles
 
@@ -216,43 +206,11 @@ def run(
 def doctor() -> None:
     """Show versions, devices, and which extras are there."""
     table = rich.table.Table("what", "found", box=None, header_style="bold")
-    table.add_row(
-        "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    )
-    for name in ("jbdot", "jax", "jaxlib", "numpy", "chex"):
-        table.add_row(name, version(name) or "[red]missing[/]")
-    for extra, packages in EXTRAS.items():
-        found = {name: version(name) for name in packages}
-        there = ", ".join(f"{name} {found[name]}" for name in packages if found[name])
-        absent = [name for name in packages if not found[name]]
-        table.add_row(
-            f"extra {extra}",
-            there + (f" [yellow]missing: {', '.join(absent)}; pip install 'jbdot\\[{extra}]'[/]" if absent else ""),
-        )
-    try:
-        kinds = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-        for kind in dict.fromkeys(kinds):
-            table.add_row("device", f"{kinds.count(kind)} x {kind}")
-    except RuntimeError as error:
-        table.add_row("device", f"[red]{rich.markup.escape(str(error))}[/]")
-    table.add_row(
-        "64-bit types",
-        "on" if jax.config.read("jax_enable_x64") else "off (jax_enable_x64): float64 and int64 become 32 bits wide",
-    )
-    table.add_row("tuned", str(tuned.path() or f"off ({tuned.VARIABLE})"))
-    if jax.default_backend() == "cpu" and platform.libc_ver()[0] == "glibc":
-        table.add_row("large results", large_results(os.environ.get("GLIBC_TUNABLES", "")))
+    for what, found in examination.found():
+        text = rich.text.Text(found)
+        text.highlight_regex(r"missing.*|each is fresh memory.*?\.", "yellow")
+        table.add_row(what, text)
     console.print(table, highlight=False)
-
-
-def large_results(tunables: str) -> str:
-    """Says what malloc does to results of over a few megabytes, and what to set."""
-    if "glibc.malloc.hugetlb=" in tunables or "LD_PRELOAD" in os.environ:
-        return f"malloc is set: {tunables or os.environ['LD_PRELOAD']}"
-    return (
-        "[yellow]each is fresh memory, and most of the time of a short call is page faults.[/] "
-        "Start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (README: large results)"
-    )
 
 
 @app.command()
@@ -416,11 +374,3 @@ def show(explanation: Explanation) -> None:
             style = "dim" if text.startswith("refuses: ") else ""
             table.add_row(name, rich.text.Text(text, style=style))
         console.print(table, "", highlight=False)
-
-
-def version(package: str) -> str | None:
-    """The version of an installed package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -143,14 +143,6 @@ def test_bench(jbdot, monkeypatch):
     assert jbdot("bench", "batch_dot", "2x4x8", "2x5x8")[0] == 2
 
 
-def test_doctor_says_what_malloc_does(monkeypatch):
-    monkeypatch.delenv("LD_PRELOAD", raising=False)
-    assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in cli.large_results("")
-    assert "malloc is set" in cli.large_results("glibc.malloc.hugetlb=1")
-    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
-    assert "malloc is set: libjemalloc.so" in cli.large_results("")
-
-
 PLAN = ("plan", "batch_dot", "64x1024x1024", "64x1024x1024", "--mesh", "x=4,y=4", "--lhs", ",,xy", "--rhs", ",xy,")
 
 
