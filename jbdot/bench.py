@@ -42,7 +42,7 @@ class Bench:
         """A row for each lowering and peer, fastest first."""
         return [
             (
-                f"{name}, jbdot's choice" if name == self.choice else name,
+                f"{name} (auto)" if name == self.choice else name,
                 str(self.us[name]),
                 f"{self.gain[name].median:.2f}",
                 f"{self.request.flops / self.us[name].median / 1e3:.4g}",
@@ -51,7 +51,7 @@ class Bench:
             for name in sorted(self.us, key=lambda name: self.us[name].median)
         ]
 
-    head = "said as", "us a call (10 % to 90 %)", "times direct", "GFLOP/s", "of the limit"
+    head = "said as", "us a call (10 to 90 %)", "times direct", "GFLOP/s", "of limit"
 
     def __str__(self) -> str:
         limit = f"  limit: {self.limit_us:.4g} us, from the peak and the bandwidth measured here"

@@ -117,13 +117,17 @@ def bench(
         found = benchmark.bench(explanation.request, seconds, functools.partial(bar.track, description="timing"))
     table = rich.table.Table(*found.head, box=None, header_style="bold")
     for row in found.rows():
-        table.add_row(*row, style="bold" if "choice" in row[0] else "")
+        table.add_row(*row, style="bold" if "(auto)" in row[0] else "")
     console.print(
         f"{explanation.call()}\n{found.request}\non {found.device}, jax {jax.__version__}\n",
         highlight=False,
         markup=False,
     )
-    console.print(table, f"\nlimit: {found.limit_us:.4g} us (peak and bandwidth as measured here)", highlight=False)
+    console.print(
+        table,
+        f"\nauto: what jbdot takes; limit: {found.limit_us:,.4g} us (peak and bandwidth as measured here)",
+        highlight=False,
+    )
 
 
 @app.command()

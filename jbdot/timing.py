@@ -35,7 +35,9 @@ class Spread:
         return cls(statistics.median(values), tenths[0], tenths[8])
 
     def __str__(self) -> str:
-        return f"{self.median:.4g} ({self.p10:.4g} to {self.p90:.4g})"
+        found = (self.median, self.p10, self.p90)
+        median, p10, p90 = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in found)
+        return f"{median} ({p10} to {p90})"
 
 
 def rounds(calls: dict[str, Call], seconds: float = 1.0, least: int = 5, track: Track = iter) -> dict[str, list[float]]:
