@@ -47,7 +47,8 @@ def arriving(task: Task, end: Sharding) -> float:
         64.0
     """
     c = task.contraction
-    axes = np.indices([task.mesh[axis] for axis in task.axes]).reshape(len(task.axes), -1)
+    sizes = [task.mesh[axis] for axis in task.axes]
+    axes = np.indices(sizes).reshape(len(sizes), math.prod(sizes))
     out = Block.of(task.shape, task.dtype, end, task.mesh)
     wanted = _spans(c.out, out, task, axes)
     lhs, rhs = (_spans(labels, x, task, axes) for labels, x in ((c.lhs, task.lhs), (c.rhs, task.rhs)))

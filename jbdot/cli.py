@@ -28,6 +28,7 @@ from jbdot import doctor as examination
 from jbdot import files, hardware, mesh_axes
 from jbdot.explain import COLOURS, Explanation
 from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
+from jbdot.plan_text import bytes_text
 
 COMPILED: Final = 4  # programs that `plan --topology` compiles
 
@@ -349,14 +350,14 @@ def witnessed(planned: jbdot.ShardingPlan, topology: str) -> rich.table.Table:
     from jbdot.witness import Compiler
 
     compiler = Compiler(topology)
-    head = ("way", "sent, MB", "temporary, MB", "compute, us", "collectives")
+    head = ("way", "sent", "temporary", "compute, us", "collectives")
     table = rich.table.Table(*head, box=None, title=f"compiled for {topology}", title_justify="left")
     programs = [("plain jit", planned.by_compiler), *((way.name, planned.by_way(way)) for way in planned.same_result)]
     for name, program in rich.progress.track(programs[:COMPILED], "compiling", console=errors, transient=True):
         made = compiler.compile(program, planned.lhs, planned.rhs, out=planned.spec)
         us = "-" if made.estimated_us is None else f"{made.estimated_us:,.0f}, estimated"
         kinds = ", ".join(dict.fromkeys(one.kind for one in made.collectives))
-        table.add_row(name, f"{made.bytes_sent / 1e6:.3g}", f"{made.temp_bytes / 1e6:.3g}", us, kinds or "-")
+        table.add_row(name, bytes_text(made.bytes_sent), bytes_text(made.temp_bytes), us, kinds or "-")
     return table
 
 

@@ -64,13 +64,16 @@ def plain_jit(found: list[Weighed], end: Sharding, task: Task, links: Links) -> 
     """What XLA is expected to do by itself for this sharding of the result: a model, not a promise.
 
     It moves operands as little as it can, by gathering them; adds partial sums whole; and only then keeps its part. It
-    neither scatters sums nor sends operands from one label to another. What it gathers it overlaps with the dot.
+    neither scatters sums nor sends operands from one label to another. What it gathers it overlaps with the dot; what
+    it sends of the result comes after.
     """
     simple = [way for way, _ in found if way.out.end.sharding == end and way.ring is None and _is_simple(way)]
     ways = [way for way in (_summed_whole(way, task) for way in simple) if way is not None] or [found[0][0]]
     way = min(ways, key=lambda way: (way.lhs.sent + way.rhs.sent, way.sent, way.flops))
     estimate = estimated(way, task, links)
-    return way, dataclasses.replace(estimate, total_us=max(estimate.compute_us, estimate.communication_us))
+    after = sum(_step_us(step, block, links) for step, block in _steps(way.out))
+    total = max(estimate.compute_us, estimate.communication_us - after) + after
+    return way, dataclasses.replace(estimate, total_us=total)
 
 
 def _is_simple(way: Candidate) -> bool:

@@ -95,8 +95,10 @@ def bytes_text(number: int) -> str:
     Example:
         >>> bytes_text(15728640)
         '15.7 MB'
+        >>> bytes_text(999_600_000), bytes_text(999)
+        ('1 GB', '999 B')
     """
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= size:
+        if number >= 0.9995 * size:
             return f"{number / size:.3g} {unit}"
     return f"{number} B"

@@ -193,6 +193,7 @@ def test_one_device_and_axes_of_one_device():
         plan = planned(GEMM, on, (("x",), ()), ((), ()))
         assert plan.sent == 0
         assert plan.is_plain
+        assert "sends less than 0 B." in str(plan)
 
 
 def test_what_is_printed():
