@@ -15,7 +15,13 @@ import jbdot
 
 COLAB = Path(__file__).parent.parent / "colab"
 NOTEBOOKS = sorted(COLAB.glob("*.ipynb"))
-NAMES = "understanding_batch_dot", "port_keras_to_jax"
+NAMES = {
+    "understanding_batch_dot",
+    "port_keras_to_jax",
+    "fast_on_one_device",
+    "tpu_pod_from_a_laptop",
+    "multi_device_throughput",
+}
 MACHINE = re.compile(
     r"/root|/home/|/tmp/|/work/|/Users/|ipykernel_\d|pypi|files\.pythonhosted|index-url", re.IGNORECASE
 )
@@ -35,7 +41,7 @@ def stored(request):
 
 
 def test_they_are_there():
-    assert {path.stem for path in NOTEBOOKS} >= set(NAMES)
+    assert {path.stem for path in NOTEBOOKS} == NAMES
 
 
 def test_runs_from_a_clean_kernel(stored):

@@ -1,0 +1,260 @@
+"""Parts of pages that are computed from the repository: each function here writes Markdown.
+
+A page asks for one by a line such as `{{ readme The same call, five meanings }}`.
+"""
+
+import ast
+import collections
+import fnmatch
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+import records  # noqa: E402
+
+from jbdot.errors import Refusal  # noqa: E402
+
+README = (ROOT / "README.md").read_text()
+FORMAT = (ROOT / "tests" / "data" / "conformance" / "README.md").read_text()
+
+
+def readme(heading: str) -> str:
+    """A section of README, without its heading."""
+    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0].strip()
+
+
+def readme_table(heading: str) -> str:
+    """The first table of a section of README."""
+    (table, *_) = re.findall(r"(?:^\|.*\n?)+", readme(heading), re.MULTILINE)
+    return table.rstrip()
+
+
+def readme_paragraph(start: str) -> str:
+    """The paragraph of README that starts so."""
+    return next(text for text in README.split("\n\n") if text.replace("\n", " ").startswith(start))
+
+
+def command(_: str) -> str:
+    """The command's help, as typer writes it."""
+    asked = [sys.executable, "-m", "typer", "jbdot.cli", "utils", "docs", "--name", "jbdot"]
+    return subprocess.run(asked, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split("\n", 1)[1]
+
+
+# Conformance: what the records say, and what jbdot says now.
+
+
+def conformance(_: str) -> str:
+    """For every function of every framework: how many calls were recorded, and how many jbdot answers alike."""
+    head = "| function | calls | it answered | it refused | jbdot does the same | jbdot deviates |\n" + "|---" * 6 + "|"
+    lines: list[str] = []
+    total = collections.Counter[str]()
+    for framework, ran in _frameworks():
+        lines += [f"\n**`{framework}`**: {ran}\n", head]
+        for name, found in sorted(_counted(framework).items()):
+            total += found
+            lines.append(f"| {name} | {_cells(found)} |")
+    lines.append(
+        f"\nIn all {total['calls']:,} calls: {total['ok']:,} were answered and {total['refused']:,} refused. "
+        f"jbdot does the same in {total['same']:,} and deviates in {total['deviates']:,}."
+    )
+    return "\n".join(lines)
+
+
+def _frameworks() -> list[tuple[str, str]]:
+    """Each file of records, and the framework that answered, as the records' own README says."""
+    rows = re.findall(r"^\| (\w+)\.jsonl\.gz \| ([^|]+?) \|", FORMAT, re.MULTILINE)
+    return [(name, re.sub(r" ?\(`.*", "", ran)) for name, ran in rows]
+
+
+def _cells(found: collections.Counter[str]) -> str:
+    names = "calls", "ok", "refused", "same", "deviates"
+    return " | ".join(f"{found[name]:,}" if found[name] else "-" for name in names)
+
+
+def _counted(framework: str) -> dict[str, collections.Counter[str]]:
+    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    with jax.enable_x64(True):
+        for record in records.load(framework):
+            op = record["op"]
+            door = f"`{framework}.{'Dot' if op == 'dot_layer' else records.NAMES.get(op, op)}`"
+            found[door + " of a BCOO" * (op == "sparse_dot")] += collections.Counter(
+                calls=1,
+                ok=record["status"] == "ok",
+                refused=record["status"] != "ok",
+                **{"same" if agrees(framework, record) else "deviates": 1},
+            )
+    return found
+
+
+def agrees(framework: str, record: dict[str, Any]) -> bool:
+    """Whether jbdot answers a record alike: shape, dtype and kind of refusal; values too where a deviation is known.
+
+    All other values are compared in tests/test_conformance.py, which takes a minute and a compiler.
+    """
+    if any(framework == name and fnmatch.fnmatch(record["id"], pattern) for name, pattern in _deviations()):
+        return records.difference(framework, record) is None
+    try:
+        found = jax.eval_shape(lambda: records.answer(framework, record))
+    except Exception as error:
+        return records.refusal_difference(framework, record, error) is None
+    return record["status"] == "ok" and (list(found.shape), found.dtype.name) == (record["shape"], record["dtype"])
+
+
+@functools.cache
+def _deviations() -> list[tuple[str, str]]:
+    """Framework and pattern of ids, of README's table, which tests hold equal to the tests' own."""
+    rows = [line.split("|") for line in readme_table("How exact").splitlines()[2:]]
+    return [(row[1].strip(" `"), pattern) for row in rows for pattern in re.findall(r"`([^`]+)`", row[2])]
+
+
+# Messages.
+
+
+class Rule(NamedTuple):
+    """A message of jbdot: its fixed text, with … for what varies, the exception, and the module that raises it."""
+
+    text: str
+    kind: str
+    module: str
+
+
+KINDS = {kind.__name__: kind.kind.__name__ for kind in Refusal.__subclasses__()}
+CARRIED = {"kind", "refusal", "sparse_operand"}  # variables that hold one of several
+PLAIN = ("cli", "files")  # raise ValueError as it is, with sentences
+
+
+@functools.cache
+def rules() -> tuple[Rule, ...]:
+    """Every message that jbdot raises on bad input, read off the source."""
+    return tuple(dict.fromkeys(rule for path in sorted((ROOT / "jbdot").glob("*.py")) for rule in _rules(path)))
+
+
+def _rules(path: Path) -> Iterator[Rule]:
+    tree = ast.parse(path.read_text())
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call) and node.args):
+            names, text = _names(call.func), _text(call.args[0])
+            if path.stem in PLAIN and names == {"ValueError"}:
+                yield Rule(text.split(". ")[0].rstrip("."), "ValueError", path.stem)
+            elif names & (KINDS.keys() | CARRIED) and "told" not in names and text.strip("…"):
+                yield Rule(text, " or ".join(_kinds(names, function)), path.stem)
+
+
+def _names(node: ast.AST) -> set[str]:
+    """The names and attributes in an expression."""
+    return {getattr(found, "id", getattr(found, "attr", "")) for found in ast.walk(node)} - {""}
+
+
+def _kinds(names: set[str], function: ast.FunctionDef) -> list[str]:
+    """The exceptions that these names stand for, directly or through a variable of the function."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and _names(node.targets[0]) & names & CARRIED:
+            names = names - _names(node.targets[0]) | _names(node.value)
+        elif isinstance(node, ast.For) and _names(node.target) & names & CARRIED:
+            names = names - _names(node.target) | _names(node.iter)
+    either = {"TypeError", "ValueError"} if names & CARRIED else set()
+    return sorted({KINDS[name] for name in names & KINDS.keys()} | either)
+
+
+def _text(node: ast.expr) -> str:
+    """The text of an expression, with … for what is known when it runs only."""
+    match node:
+        case ast.Constant(str(text)):
+            return text
+        case ast.JoinedStr(parts):
+            return re.sub("…+", "…", "".join(_text(part) for part in parts))
+        case ast.BinOp(left, ast.Add(), right):
+            return f"{_text(left)}{_text(right)}"
+        case _:
+            return "…"
+
+
+def rule(text: str) -> str:
+    """A heading for a message, and below it the exception that carries it and the modules that raise it."""
+    found = [rule for rule in rules() if rule.text == text]
+    if not found:
+        raise LookupError(f"no module raises {text!r}")
+    kinds = " or ".join(f"`{kind}`" for kind in sorted({kind for rule in found for kind in rule.kind.split(" or ")}))
+    modules = ", ".join(f"jbdot/{module}.py" for module in dict.fromkeys(rule.module for rule in found))
+    return f"### {text}\n\n<small>{kinds}, from {modules}</small>\n"
+
+
+def record(text: str) -> str:
+    """What a framework said to a recorded call, and what jbdot says to the same: `{{ record keras dot-seed-004 }}`."""
+    framework, name = text.split()
+    found = next(record for record in records.load(framework) if record["id"] == name)
+    ran = dict(_frameworks())[framework].split(" (same")[0].removesuffix(", Python mode")
+    message = re.split(r"\nApply node that|\nAll kernels registered", found["message"])[0].rstrip()
+    error = f"{found['error'].split('.')[-1]}: {message}"
+    return (
+        f"`{_call(found)}` in {ran}:\n\n```pytb\n{error}\n```\n\n"
+        f"`jbdot.{framework}`, to the same call:\n\n```pytb\n{_answered(framework, found)}\n```\n"
+    )
+
+
+def _call(found: dict[str, Any]) -> str:
+    """A recorded call as code: `K.batch_dot(float32[2,3], float32[3,2], axes=1)`."""
+    shapes = [f"{arg['dtype']}[{','.join(map(str, arg['shape']))}]" for arg in found["args"]]
+    given = [f"{name}={value}" for name, value in found["kw"].items() if value not in ("None", False, None)]
+    if found["op"] == "dot_layer":
+        return f"layers.Dot({', '.join(given)})([{', '.join(shapes)}])"
+    if found["op"] == "einsum":
+        return f"tf.einsum({found['kw']['subscripts']!r}, {', '.join(shapes)})"
+    return f"{found['call']}({', '.join(shapes + given)})"
+
+
+def _answered(framework: str, found: dict[str, Any]) -> str:
+    with jax.enable_x64(True):
+        try:
+            out = jax.eval_shape(lambda: records.answer(framework, found))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return f"{out.dtype.name}{list(out.shape)}"
+
+
+# Figures.
+
+
+def gains(platform: str) -> str:
+    """The rules of a backend, each with its case and what it gained on that, by version of JAX."""
+    from jbdot import backends
+
+    figures = json.loads((ROOT / "jbdot" / "measured.json").read_text())
+    versions = sorted({version for rule in backends.RULES[platform] for version in figures[rule.name]})
+    lines = [
+        "| lowering | because | case | " + " | ".join(f"gain, jax {version}" for version in versions) + " |",
+        "|---" * (3 + len(versions)) + "|",
+    ]
+    for rule in backends.RULES[platform]:
+        contraction, lhs, rhs, dtype = rule.case
+        case = f"`{contraction}`, {' x '.join('(' + ', '.join(map(str, shape)) + ')' for shape in (lhs, rhs))}, {dtype}"
+        found = [figures[rule.name].get(version) for version in versions]
+        cells = ["-" if one is None else f"{one['gain']:.2g}{_spread(one)}" for one in found]
+        lines.append(f"| `{rule.lowering}` | {rule.why.removeprefix('as ')} | {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(figure: dict[str, Any]) -> str:
+    return f" ({figure['p10']:.2g} to {figure['p90']:.2g})" if "p10" in figure else ""
+
+
+def notebooks(_: str) -> str:
+    """A list of the notebooks that there are, each with its title and the first sentence under it."""
+    lines: list[str] = []
+    for path in sorted((ROOT / "colab").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        text = "".join(next(cell["source"] for cell in cells if cell["cell_type"] == "markdown"))
+        title, _, rest = text.partition("\n")
+        paragraph = rest.strip().split("\n\n")[0].replace("\n", " ")
+        about = re.split(r"(?<=[\w`)][.?]) (?=[A-Z`])", paragraph, maxsplit=1)[0].removesuffix(":")
+        lines.append(f"- [{title.strip('# ')}](notebooks/{path.stem}.md). {about}".rstrip())
+    return "\n".join(lines)
