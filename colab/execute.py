@@ -104,8 +104,9 @@ def general(text: str) -> str:
     """
     text = re.sub(r"(/[\w.-]+)*/ipykernel_\d+/\d+\.py", "<cell>", text)
     text = re.sub(r"\b0x[0-9a-f]{4,}", "0x...", text)
-    for path, name in ((HERE.parent, "."), (sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (Path.home(), "~")):
-        text = text.replace(f"{path}/", f"{name}/")
+    names = {str(HERE.parent): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
+    for path in sorted(names, key=len, reverse=True):  # one may lie within another
+        text = text.replace(f"{path}/", f"{names[path]}/")
     return text
 
 

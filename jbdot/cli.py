@@ -373,7 +373,8 @@ def show(explanation: Explanation) -> None:
     for label, *rest in explanation.rows():
         roles.add_row(f"[bold {COLOURS[explanation.colour(label)]}]{label}[/]", *rest)
     console.print(roles, "", highlight=False)
-    for pairs in (explanation.facts(), [("[bold]the same call elsewhere[/]", ""), *explanation.answers()]):
+    answers = explanation.answers()
+    for pairs in (explanation.facts(), [("[bold]the same call elsewhere[/]", ""), *answers] if answers else []):
         table = rich.table.Table(box=None, show_header=False)
         for name, text in pairs:
             style = "dim" if text.startswith("refuses: ") else ""

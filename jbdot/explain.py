@@ -12,6 +12,7 @@ from jax import numpy as jnp
 
 from jbdot.arithmetic import arithmetic
 from jbdot.choice import PLATFORMS, Choice, check, chosen
+from jbdot.contract import contract
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, Refusal, array_text
 from jbdot.front_door import (
@@ -183,7 +184,9 @@ class Explanation:
         return [(name, text) for name, text in facts if text]
 
     def answers(self) -> list[tuple[str, str]]:
-        """What every other front door makes of the call: (name, text)."""
+        """What every other front door makes of the call: (name, text); nothing of a contraction, which none takes."""
+        if "contraction" in self.arguments:
+            return []
         return [
             (name, str(found) if isinstance(found, tuple) else f"refuses: {found}") for name, found in self.elsewhere
         ]
@@ -205,7 +208,7 @@ class Explanation:
             table([self.head, *self.rows()]),
             table(self.facts()),
             *([] if self.over_mesh is None else [f"over the mesh: {self.over_mesh}"]),
-            "  the same call elsewhere\n" + table(self.answers()),
+            *(["  the same call elsewhere\n" + table(self.answers())] if self.answers() else []),
         )
         return "\n\n".join(parts)
 
@@ -215,13 +218,13 @@ class Explanation:
     def _repr_html_(self) -> str:
         over_mesh = "" if self.over_mesh is None else f"<pre>{html.escape(str(self.over_mesh))}</pre>"
         labels = "".join(_html_row(row, colour=COLOURS[self.colour(row[0])]) for row in self.rows())
+        answers = "".join(map(_html_row, self.answers()))
         return (
             f"<p><code>{html.escape(self.call())}</code></p><p><code>{html.escape(self.formula)}</code></p>"
             f"{self._svg()}"
             f"<table>{_html_row(self.head, tag='th')}{labels}</table>"
             f"<table>{''.join(map(_html_row, self.facts()))}</table>"
-            f"{over_mesh}<p><b>The same call elsewhere</b></p>"
-            f"<table>{''.join(map(_html_row, self.answers()))}</table>"
+            f"{over_mesh}{answers and f'<p><b>The same call elsewhere</b></p><table>{answers}</table>'}"
         )
 
     def _svg(self) -> str:
@@ -252,11 +255,11 @@ class Explanation:
         return draw(self)
 
 
-def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwargs: Any) -> Explanation:
     """Says what a call would do, without doing it.
 
     Args:
-        function: A front door, such as `jbdot.batch_dot`, or a `Dot` layer.
+        function: A front door, such as `jbdot.batch_dot`, a `Dot` layer, or a `Contraction` or its string.
         args: The call's arguments. An operand may be an array, a `jax.ShapeDtypeStruct`, or a
             shape as a tuple of ints (float32 then).
         kwargs: Likewise, by name.
@@ -277,7 +280,11 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         (38400, 28800, 15360)
         >>> dict(e.elsewhere)["keras.batch_dot"]
         (10, 12, 4, 12, 8)
+        >>> explain("b m k, b k n -> b m n", (2, 3, 4), (2, 4, 5)).shape
+        (2, 3, 5)
     """
+    if isinstance(function, (Contraction, str)):
+        function, args = contract, (function, *args)
     settings = {name: kwargs.pop(name, default) for name, default in SETTINGS.items()}
     try:
         if type(function) in PLANNERS:  # a layer, called with a list: its class has the planner

@@ -55,7 +55,8 @@ def test_costs(explanation):
 
 def test_latex(explanation):
     assert explanation.latex == r"\mathrm{out}_{b,c,m,n} = \sum_{k} x_{b,c,m,k}\, y_{b,c,k,n}"
-    words = jbdot.explain(jbdot.contract, "my_row col, col -> my_row", (2, 3), (3,))
+    words = jbdot.explain("my_row col, col -> my_row", (2, 3), (3,))
+    assert "elsewhere" not in str(words) + words._repr_html_()  # no framework takes labels
     lhs, rhs = r"\mathrm{lhs}_{\mathrm{my\_row},\mathrm{col}}", r"\mathrm{rhs}_{\mathrm{col}}"
     assert words.latex == rf"\mathrm{{out}}_{{\mathrm{{my\_row}}}} = \sum_{{\mathrm{{col}}}} {lhs}\, {rhs}"
 
