@@ -139,8 +139,11 @@ def answered(planned: Planned, lhs: Operand, rhs: Operand) -> list[Any]:
 def elsewhere(door: Callable[..., Any], names: Sequence[str]) -> list[tuple[str, str | None]]:
     """The other functions in the library's order, for a call that gives these arguments.
 
-    With each, what it says where it takes no such arguments, or needs others; None where its tree has the answer.
+    With each, what it says where it takes no such arguments, or needs others; None where its tree has the answer. None
+    of them for a contraction, which no framework takes.
     """
+    if "contraction" in names:
+        return []
     some = {"axes": 1, "equation": EQUATIONS[0], "contraction": EQUATIONS[0]}
     given = extra_defaults(door) | {name: some.get(name, True) for name in names}
     found: list[tuple[str, str | None]] = []

@@ -206,7 +206,7 @@ function elsewhereOf(found, call) {
     return element("tr", {}, element("th", { scope: "row" }, button), cell);
   });
   const answers = element("table", { class: "pairs" }, element("tbody", {}, ...rows));
-  return [element("h2", {}, "The same call elsewhere"), answers];
+  return rows.length ? [element("h2", {}, "The same call elsewhere"), answers] : [];
 }
 
 // Colours, by role, free axes by operand.
