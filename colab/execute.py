@@ -24,6 +24,7 @@ SECONDS = 180  # that a cell may take
 SETTINGS = {
     "JBDOT_TUNED": "off",  # what was tuned on this machine is nobody else's
     "SOURCE_DATE_EPOCH": "0",  # the date in pictures
+    "JAX_PPRINT_USE_COLOR": "0",  # codes for a terminal's colours
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger's warning about frozen modules
 }
 # Within cells only: what the kernel itself does before, between and after them warns at times.

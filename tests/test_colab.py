@@ -66,6 +66,7 @@ def test_outputs_are_of_one_run(stored):
 def test_nothing_in_it_is_of_a_machine(stored):
     pictures = re.compile(r"'image/png': '[^']*'")
     assert not MACHINE.findall(pictures.sub("", str(stored)))
+    assert "\\x1b" not in str(stored)  # codes for a terminal's colours
     assert stored.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
