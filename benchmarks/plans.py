@@ -4,7 +4,7 @@ Every combination of input shardings of a gemm and of a batch_dot on two mesh ax
 programs are compiled, and what each device sends, holds and computes is read off the compiled text. All is bfloat16,
 and sums are sent in bfloat16 as plain jit sends them. Rows are appended as they are compiled, in an order that is
 shuffled once; the same command goes on where it was stopped, for as long as `--seconds` says. Where a stored row's plan
-is no longer the plan, its half is compiled anew.
+is no longer the plan, its half is compiled anew; `--fresh` compiles all, as after a step itself has changed.
 """
 
 import argparse

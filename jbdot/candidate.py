@@ -37,6 +37,7 @@ class Task:
         shape: The result's.
         dtype: The result's, by name.
         sum_dtype: What partial sums are kept in until they are complete.
+        slow: Mesh axes that leave a slice or node.
         reduce: "all_reduce", "reduce_scatter" or "unreduced", where contracting labels are to stay where they are, and
             how their sums are to be completed; else None.
     """
@@ -50,6 +51,7 @@ class Task:
     dtype: str
     sum_dtype: str
     reduce: str | None = None
+    slow: MeshAxes = ()
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:
@@ -193,7 +195,7 @@ def _ways(task: Task, places: Places, ways: _Ways) -> Iterator[Candidate]:
         if task.reduce == "unreduced":
             out = Route(start) if end == start.sharding and partial else None
         else:
-            out = route(start, end, partial, scatter, task.dtype)
+            out = route(start, end, partial, scatter, task.dtype, task.slow)
         if out is not None and _keeps(task, out, scatter):
             found = Candidate(places, lhs, rhs, out, task.flops // used)
             yield found

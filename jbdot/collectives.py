@@ -148,10 +148,20 @@ class AllToAll:
 
 @dataclasses.dataclass(frozen=True)
 class ReduceScatter:
-    """Partial sums are added along mesh axes, and each device keeps its part of an axis of the array."""
+    """Partial sums are added along mesh axes, and each device keeps its part of an axis of the array.
+
+    It goes along one mesh axis after another, which sends as much as all at once: of a scatter over all of a slice
+    XLA's TPU compiler makes an all-reduce and a slice, twice the bytes.
+
+    Attributes:
+        axes: The mesh axes.
+        dim: The axis of the array.
+        slow: Those of the mesh axes that leave a slice or node: they come last, when the least is left to send.
+    """
 
     axes: MeshAxes
     dim: int
+    slow: MeshAxes = ()
     kind: ClassVar[str] = "reduce-scatter"
 
     def after(self, block: Block) -> Block:
@@ -163,15 +173,29 @@ class ReduceScatter:
         p = _group(block, self.axes)
         return block.bytes * (p - 1) // p
 
+    def turns(self, block: Block) -> list[tuple[str, int]]:
+        """The mesh axes in their order, each with the bytes that a device sends along it."""
+        found: list[tuple[str, int]] = []
+        left = block.bytes
+        for axis in sorted(self.axes, key=self.slow.__contains__):
+            found.append((axis, left * (block.mesh[axis] - 1) // block.mesh[axis]))
+            left //= block.mesh[axis]
+        return found
+
     def run(self, x: jax.Array, block: Block) -> jax.Array:
-        """Scatters along the one axis where the parts are neighbours, else along a new one."""
+        """Scatters along the axis where the parts are neighbours, else, and along the first, along new ones.
+
+        Along the first axis the TPU compiler would move some parts once more, by permutations.
+        """
         after, block = self.after(block), block.prepared(self.dim, self.axes)
-        if _neighbours(after, self.axes) == self.dim:
+        if self.dim and len(self.axes) == 1 and _neighbours(after, self.axes) == self.dim:
             return lax.psum_scatter(x, self.axes, scatter_dimension=self.dim, tiled=True)
-        places = [block.place(axis, self.dim) for axis in self.axes]
-        x = jnp.moveaxis(reshaped(x, block.view), places, range(len(places)))
-        x = x.reshape(_group(block, self.axes), *x.shape[len(places) :])
-        return reshaped(lax.psum_scatter(x, self.axes, scatter_dimension=0, tiled=False), after.local)
+        x, left = reshaped(x, block.view), list(range(len(block.view)))
+        for axis, _ in self.turns(block):
+            place = left.index(block.place(axis, self.dim))
+            x = lax.psum_scatter(x, axis, scatter_dimension=place, tiled=False)
+            left.pop(place)
+        return reshaped(x, after.local)
 
 
 @dataclasses.dataclass(frozen=True)

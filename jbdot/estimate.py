@@ -116,4 +116,6 @@ def _steps(side: Route) -> list[tuple[Step, Block]]:
 
 
 def _step_us(step: Step, block: Block, links: Links) -> float:
+    if isinstance(step, ReduceScatter):
+        return sum(links.time_us(step.kind, sent, axis) for axis, sent in step.turns(block))
     return 0.0 if isinstance(step, (Slice, Cast)) else links.time_us(step.kind, step.sent(block), step.axes)

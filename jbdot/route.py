@@ -62,7 +62,12 @@ class Route:
 
 
 def route(
-    start: Block, end: Sharding, partial: MeshAxes = (), scatter: bool = True, dtype: str | None = None
+    start: Block,
+    end: Sharding,
+    partial: MeshAxes = (),
+    scatter: bool = True,
+    dtype: str | None = None,
+    slow: MeshAxes = (),
 ) -> Route | None:
     """The steps from a block to a sharding; None where a size does not divide.
 
@@ -72,11 +77,12 @@ def route(
         partial: Mesh axes along which what devices have are partial sums.
         scatter: Whether sums may be scattered; else they are added whole.
         dtype: What the array is rounded to once its sums are complete; as it is by default.
+        slow: Mesh axes along which sums are scattered last.
     """
     cast = Cast(dtype) if dtype not in (None, start.dtype) else None
     ways = [_permuted(start, end, partial, cast)]
     if all(start.divides(dim, axes) for dim, axes in enumerate(end)):
-        ways.append(_direct(start, end, partial, scatter, cast))
+        ways.append(_direct(start, end, partial, scatter, cast, slow))
         if not partial and any(isinstance(step, Permute) for way in ways if way for step in way.steps):
             ways += [_renamed(start, end, axes, cast) for axes in itertools.permutations(start.at)]
     found = [way for way in ways if way is not None]
@@ -104,13 +110,15 @@ def _permuted(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None)
     return Route(start, (Permute(goal.factors, axes),))
 
 
-def _direct(start: Block, end: Sharding, partial: MeshAxes, scatter: bool, cast: Cast | None) -> Route | None:
+def _direct(
+    start: Block, end: Sharding, partial: MeshAxes, scatter: bool, cast: Cast | None, slow: MeshAxes = ()
+) -> Route | None:
     """Slices, scattered sums, all-to-alls, all-gathers; and permutations where orders of factors are at odds."""
     block = start
     for dim, axes in enumerate(end):
         if _agree(start.sharding[dim], axes):
             block = block.prepared(dim, axes)
-    way = _shrunk(Route(block), end, partial, scatter)
+    way = _shrunk(Route(block), end, partial, scatter, slow)
     way = way.then(cast) if cast else way
     moves = _moves(way.end, end)
     before = [dim for dim, axes in enumerate(end) if set(axes) <= set(way.end.sharding[dim])]
@@ -126,7 +134,7 @@ def _direct(start: Block, end: Sharding, partial: MeshAxes, scatter: bool, cast:
     return way if way.end.sharding == end and way.end.is_whole else None
 
 
-def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool) -> Route:
+def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool, slow: MeshAxes) -> Route:
     """First what makes blocks smaller."""
     start = way.end
     summed = tuple(axis for axis in partial if not scatter or not any(axis in axes for axes in end))
@@ -135,7 +143,8 @@ def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool) -> Rout
     for dim, axes in enumerate(fresh):
         way = way.then(Slice(axes, dim)) if axes else way
     for dim, axes in enumerate(late):
-        way = way.then(ReduceScatter(axes, dim)) if axes and scatter else way
+        last = tuple(axis for axis in axes if axis in slow)
+        way = way.then(ReduceScatter(axes, dim, last)) if axes and scatter else way
     way = way.then(AllReduce(summed)) if summed else way
     for dim, axes in enumerate(late):
         way = way.then(Slice(axes, dim)) if axes and not scatter else way

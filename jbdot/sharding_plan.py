@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jbdot import mesh_axes, plan_text, ring
-from jbdot.block import Block, Sharding
+from jbdot.block import Block, MeshAxes, Sharding
 from jbdot.bound import least
 from jbdot.candidate import Candidate, Task
 from jbdot.contraction import Contraction
@@ -318,8 +318,8 @@ def _plan(
 ) -> ShardingPlan:
     _check_labels(c)
     left, right = (_placed(name, x, mesh) for name, x in (("lhs", lhs), ("rhs", rhs)))
-    task = _task(c, left, right, mesh, end, settings)
     links = Links.of(mesh, hardware)
+    task = _task(c, left, right, mesh, end, settings, tuple(axis.name for axis in links.axes if axis.crosses))
     found = [(way, estimated(way, task, links)) for way in sensible(task)]
     if not found:
         raise BadValue(
@@ -352,7 +352,9 @@ def _unreduced(spec: PartitionSpec, way: Candidate, c: Contraction, mesh: Any) -
     return PartitionSpec(*spec, unreduced=frozenset(axis for label in c.contracting for axis in way.places[label]))
 
 
-def _task(c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings) -> Task:
+def _task(
+    c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings, slow: MeshAxes
+) -> Task:
     """The contraction on mesh axes of more than one device, the others cutting nothing."""
     request = Planned(c).request(lhs, rhs, settings.precision, settings.dtype)
     shape, sizes = c.out_shape(tuple(lhs.shape), tuple(rhs.shape)), dict(mesh.shape)
@@ -365,7 +367,7 @@ def _task(c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, s
     sums = settings.sum_dtype or _sum_dtype(request)
     reduce = None if settings.reduce == "forbid" else settings.reduce
     out = None if end is None else _cutting(end, sizes)
-    return Task(c, sizes, left, right, out, shape, request.dtype, sums, reduce)
+    return Task(c, sizes, left, right, out, shape, request.dtype, sums, reduce, slow)
 
 
 def _check_labels(c: Contraction) -> None:

@@ -73,6 +73,18 @@ def test_steps_are_those_that_send_fewest():
     assert kinds(((), ()), (("x",), ()), ("x",), scatter=False) == (AllReduce(("x",)), Slice(("x",), 0))
 
 
+def test_sums_are_scattered_along_slow_axes_last():
+    block = Block.of(SHAPE, "float32", ((), ()), {"x": 2, "y": 4})
+    assert ReduceScatter(("x", "y"), 0).turns(block) == [("x", 1024), ("y", 768)]
+    way = route(block, (("x", "y"), ()), ("x", "y"), slow=("x",))
+    assert way.steps == (ReduceScatter(("x", "y"), 0, slow=("x",)),)
+    assert way.steps[0].turns(block) == [("y", 1536), ("x", 256)]
+    assert sum(sent for _, sent in way.steps[0].turns(block)) == way.sent
+    on, x = mesh((2, 4)), integers(SHAPE)
+    (got,) = together(on, [(way.run, (((), ()),), (("x", "y"), ()), (0,))])(x)
+    np.testing.assert_array_equal(got, 8 * x)
+
+
 def test_sums_are_rounded_before_anything_else_is_sent():
     steps = kinds((("y",), ()), ((), ("x",)), ("x",), dtype="bfloat16")
     assert steps == (ReduceScatter(("x",), 1), Cast("bfloat16"), AllGather(("y",)))

@@ -36,6 +36,19 @@ def test_a_program_of_explicit_collectives():
 
 
 @installed
+@pytest.mark.parametrize("end", [P(("x", "y")), P(None, ("x", "y")), P("x")])
+def test_sums_are_scattered_and_not_reduced_and_sliced(end):
+    tokens = array(P(("x", "y")), (4096, 1024))
+    plan = jbdot.plan_sharding(
+        "t d, t f -> d f", tokens, tokens, end, sum_dtype="bfloat16", hardware=known("TPU v5 lite")
+    )
+    assert plan.winner.name == "t on x y"
+    made = jbdot.compile_for("v5e:4x4", plan.local, tokens, tokens, out=plan.spec)
+    assert {one.kind for one in made.collectives} <= {"reduce-scatter", "all-reduce"}
+    assert made.bytes_sent == plan.sent
+
+
+@installed
 def test_what_a_plan_counts_is_what_is_compiled():
     size = (64, 256, 256)
     lhs, rhs = array(P(None, None, ("x", "y")), size), array(P(None, ("x", "y")), size)
