@@ -143,6 +143,6 @@ def test_operands_on_a_mesh_show_the_collectives():
     told = jbdot.explain(jbdot.batch_dot, x, y, out_sharding=PartitionSpec(("x", "y")))
     assert told.over_mesh.spec == PartitionSpec(("x", "y"))
     assert "over the mesh: b m k, b k n -> b m n on x=2, y=4 of CPU" in str(told)
-    assert "reduce-scatter  out" in str(told)
-    assert "reduce-scatter" in told._repr_html_()
+    assert "all-to-all   lhs" in str(told)
+    assert "all-to-all" in told._repr_html_()
     assert jbdot.explain(jbdot.batch_dot, (2, 3, 4), (2, 4, 5)).over_mesh is None
