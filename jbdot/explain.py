@@ -202,13 +202,14 @@ class Explanation:
         return f"{self.function}({', '.join(arrays + [f'{name}={value!r}' for name, value in self.arguments.items()])})"
 
     def __str__(self) -> str:
+        answers = self.answers()
         parts = (
             self.call(),
             f"  {self.formula}",
             table([self.head, *self.rows()]),
             table(self.facts()),
             *([] if self.over_mesh is None else [f"over the mesh: {self.over_mesh}"]),
-            *(["  the same call elsewhere\n" + table(self.answers())] if self.answers() else []),
+            *(["  the same call elsewhere\n" + table(answers)] if answers else []),
         )
         return "\n\n".join(parts)
 

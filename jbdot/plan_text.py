@@ -46,7 +46,7 @@ def why(plan: "ShardingPlan") -> str:
     if least.sent < plan.sent:
         return f"{taken}: {least.name} sends {bytes_text(least.sent)}, but is expected to take over a fifth longer."
     expected = plan.plain[0].sent
-    return f"{taken}" + (f", plain jit {bytes_text(expected)} as far as is known." if expected > plan.sent else ".")
+    return taken + (f", plain jit {bytes_text(expected)} as far as is known." if expected > plan.sent else ".")
 
 
 def candidates(plan: "ShardingPlan") -> Rows:

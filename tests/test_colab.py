@@ -22,8 +22,11 @@ NAMES = {
     "tpu_pod_from_a_laptop",
     "multi_device_throughput",
 }
-MACHINE = re.compile(
-    r"/root|/home/|/tmp/|/work/|/Users/|ipykernel_\d|pypi|files\.pythonhosted|index-url", re.IGNORECASE
+HERE = [place for place in (f"/{COLAB.parts[1]}/", str(Path.home())) if len(place) > 2]  # a home may be /
+MACHINE = re.compile(  # an absolute path, wherever a word does not go on with it; a kernel's file; a package index
+    r"(?:\\n|(?<![\w.~<>/+)]))/[a-z][\w.-]+|/home/|/tmp/|/Users/|ipykernel_\d|pypi|files\.pythonhosted|index-url"
+    + "".join(f"|{re.escape(place)}" for place in HERE),
+    re.IGNORECASE,
 )
 
 _spec = importlib.util.spec_from_file_location("execute", COLAB / "execute.py")
