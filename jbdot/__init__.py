@@ -1,16 +1,19 @@
 """jbdot: multiplies arrays along chosen axes, exactly as each framework meant it."""
 
-from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot import keras, keras_tf1, mark, mxnet, tensorflow, theano
 from jbdot.contract import contract, dot_general
 from jbdot.contraction import Contraction
 from jbdot.explain import Explanation, explain
 from jbdot.keras_tf1 import batch_dot, dot
+from jbdot.mark import optimize_everything
 from jbdot.optimize import optimize
 from jbdot.sharded import sharded
 from jbdot.sharding_plan import ShardingPlan, plan_sharding
 from jbdot.tensorflow import matmul
 from jbdot.tune import tune
 from jbdot.witness import compile_for
+
+mark.read_variable()
 
 __all__ = [
     "Contraction",
@@ -27,6 +30,7 @@ __all__ = [
     "matmul",
     "mxnet",
     "optimize",
+    "optimize_everything",
     "plan_sharding",
     "sharded",
     "tensorflow",

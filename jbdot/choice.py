@@ -1,11 +1,11 @@
 """Which lowering a dot gets on which backend, and why.
 
-`chosen` is the one place of decision. It looks at the plan that the user names ("direct", or a lowering), then at
-what `jbdot.tune` measured on this machine, then at the rules of the backend: the first that fits. Where none fits,
-the dot runs as it stands. The rules are in `backends.py`, each beside the case that it was measured on.
+`chosen` is the one place of decision. It looks at the lowering that the user names, then at what `jbdot.tune` measured
+on this machine, then at the rules of the backend: the first that fits. Where none fits, the dot runs as it stands. The rules are in `backends.py`, each beside the case that it was measured on.
 """
 
 import dataclasses
+import zlib
 from typing import Any, Final
 
 from jax import numpy as jnp
@@ -16,7 +16,8 @@ from jbdot.lowerings import LOWERINGS, PINS, Lowering
 from jbdot.request import Request
 
 PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backends, and what lowering calls them
-PLANS: Final = ("auto", *LOWERINGS)
+NAMES: Final = ("auto", *LOWERINGS)
+HASH: Final = "hash"  # some lowering that fits: for tests of a whole process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +47,21 @@ class Choice:
         return f"{self.lowering}, {self.why}{gain}"
 
 
-def chosen(request: Request, platform: str, plan: str = "auto", exported: bool = False) -> Choice:
+def chosen(request: Request, platform: str, lowering: str = "auto", exported: bool = False) -> Choice:
     """Chooses the lowering of a dot on a platform: "cpu", "cuda", "rocm" or "tpu".
 
     Args:
         request: The dot.
         platform: Where it will run.
-        plan: "auto", or the name of a lowering.
+        lowering: "auto", or a name: it gives way where a transformation has left nothing to lower so.
         exported: Whether the program is exported: `jax.export` refuses pinned layouts.
     """
-    if plan != "auto":
-        return forced(request, plan, exported)
+    if lowering == HASH:
+        return _hashed(request, exported)
+    if lowering != "auto" and not misfit(request, lowering):
+        if exported and lowering in PINS:
+            return Choice("direct", "as jax.export refuses pinned layouts")
+        return Choice(lowering, "as asked")
     if not _can_choose(request):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
     found = tuned.choice(request, platform)
@@ -70,39 +75,44 @@ def chosen(request: Request, platform: str, plan: str = "auto", exported: bool =
     return Choice("direct", "as it stands: no other way is known to be faster")
 
 
-def forced(request: Request, plan: str, exported: bool = False) -> Choice:
-    """The lowering that the user names, or as it stands where a transformation has left nothing to lower so."""
-    if exported and plan in PINS:
-        return Choice("direct", "as jax.export refuses pinned layouts")
-    broken = misfit(request, plan)
-    return Choice("direct", f"as plan={plan!r} {broken}") if broken else Choice(plan, "as asked")
+def _hashed(request: Request, exported: bool) -> Choice:
+    names = [name for name in candidates(request) if not (exported and name in PINS)]
+    return Choice(names[zlib.crc32(str(request).encode()) % len(names)], "as the hash of the dot has it")
 
 
-def check(request: Request, plan: Any) -> None:
-    """Checks a plan that a user names.
+def check(request: Request, lowering: Any) -> None:
+    """Checks a lowering that a user names for a dot.
 
     Raises:
         TypeError: It is no string.
-        ValueError: There is no such plan, or the lowering does not fit the dot.
+        ValueError: There is no such lowering, or it does not fit the dot.
     """
-    known(plan)
-    broken = "" if plan == "auto" else misfit(request, plan)
+    known(lowering)
+    broken = "" if lowering == "auto" else misfit(request, lowering)
     if broken:
-        raise BadValue(f"plan={plan!r} must fit the contraction", f"it {broken}", 'plan="auto" chooses one that does')
+        raise BadValue(
+            f"lowering={lowering!r} must fit the contraction", f"it {broken}", 'lowering="auto" chooses one that does'
+        )
 
 
-def known(plan: Any) -> str:
-    """Checks that there is such a plan.
+def known(lowering: Any, hashed: bool = False) -> str:
+    """Checks that there is such a lowering.
+
+    Args:
+        lowering: A name.
+        hashed: Whether "hash" is one too.
 
     Raises:
         TypeError: It is no string.
         ValueError: There is none.
     """
-    if not isinstance(plan, str):
-        raise BadType("plan must be the name of a plan", f"got {plan!r}", f"One of {', '.join(PLANS)}")
-    if plan not in PLANS:
-        raise BadValue("plan must be the name of a plan", f"there is no {plan!r}", f"One of {', '.join(PLANS)}")
-    return plan
+    names = (*NAMES, HASH) if hashed else NAMES
+    rule = "lowering must be the name of a lowering"
+    if not isinstance(lowering, str):
+        raise BadType(rule, f"got {lowering!r}", f"One of {', '.join(names)}")
+    if lowering not in names:
+        raise BadValue(rule, f"there is no {lowering!r}", f"One of {', '.join(names)}")
+    return lowering
 
 
 def candidates(request: Request) -> list[str]:

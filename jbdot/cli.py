@@ -1,9 +1,10 @@
-"""The command `jbdot`: explain, bench, plan, run, doctor, demo."""
+"""The command `jbdot`: explain, bench, plan, run, optimize, doctor, demo."""
 
 import ast
 import functools
 import inspect
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -205,6 +206,28 @@ def run(
     limit = None if memory is None else size_of(memory)
     result = files.multiply(door, arguments, out, overwrite=overwrite, fresh=fresh, memory=limit, track=progress)
     console.print(f"{out}: {result}", highlight=False)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def optimize(
+    script: Annotated[Path, typer.Argument(help="The script, such as train.py.")],
+    args: Annotated[list[str] | None, typer.Argument(help="Its own arguments.")] = None,
+    lowering: Annotated[str, typer.Option(help="auto, direct, or the name of a lowering.")] = "auto",
+) -> None:
+    """Run a script in this process with every dot of it lowered by jbdot, whichever library asks for it."""
+    if not script.is_file():
+        raise ValueError(f"there is no script {script}.")
+    jbdot.optimize_everything(lowering)
+    sys.argv = [str(script), *(args or [])]
+    sys.path.insert(0, str(script.resolve().parent))  # where Python looks first for a script's own modules
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except Exception as error:  # the script's own: told as Python tells it, from the script's first line on
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_frame.f_code.co_filename != str(script):
+            traceback = traceback.tb_next
+        sys.excepthook(type(error), error, traceback or error.__traceback__)
+        raise typer.Exit(1) from None
 
 
 @app.command()

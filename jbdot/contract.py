@@ -1,13 +1,21 @@
 """The core's own front doors: a contraction said by its labels or its dimension numbers."""
 
-from typing import Any
+import contextlib
+import operator
+from typing import Any, Final
 
 import jax
+from jax import lax
+from jax.core import Tracer
 
+from jbdot import internals
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType
 from jbdot.front_door import perform, plans
+from jbdot.mark import called
 from jbdot.planned import Operand, Planned
+
+_LAX_RAISES: Final = (TypeError, ValueError, IndexError, NotImplementedError, internals.sharding_error())
 
 
 def contract(
@@ -18,7 +26,7 @@ def contract(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies two arrays as a contraction says.
 
@@ -32,7 +40,8 @@ def contract(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`, for the result's own axes.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`.
@@ -49,7 +58,7 @@ def contract(
         (2, 3, 5)
     """
     return perform(
-        contract, lhs, rhs, (contraction,), (precision, preferred_element_type, out_sharding, plan), key=contraction
+        contract, lhs, rhs, (contraction,), (precision, preferred_element_type, out_sharding, lowering), key=contraction
     )
 
 
@@ -70,7 +79,7 @@ def dot_general(
     preferred_element_type: Any = None,
     *,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies two arrays as dimension numbers say: `lax.dot_general`, through a `Contraction`.
 
@@ -85,14 +94,15 @@ def dot_general(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (batch..., lhs' other axes..., rhs' other axes...) of the dtype of `lax.dot_general`.
 
     Raises:
-        TypeError: dimension_numbers have another form.
-        ValueError: An axis is out of range or has two roles, or paired sizes differ.
+        TypeError, ValueError, ShardingTypeError: Whatever `lax.dot_general` raises for the call, in jbdot's words; and
+            ValueError where the named lowering does not fit.
 
     Differs: `contract` names axes by label.
     Source: `jax.lax.dot_general`.
@@ -102,16 +112,42 @@ def dot_general(
         >>> dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), (((2,), (1,)), ((0,), (0,)))).shape
         (2, 3, 5)
     """
-    return perform(
-        dot_general,
-        lhs,
-        rhs,
-        (dimension_numbers,),
-        (precision, preferred_element_type, out_sharding, plan),
-        key=dimension_numbers,
-    )
+    settings = precision, preferred_element_type, out_sharding, lowering
+    if (isinstance(lhs, Tracer) or isinstance(rhs, Tracer)) and lowering in (None, "direct"):
+        with contextlib.suppress(*_LAX_RAISES), called(lowering):  # what lax refuses is said below, in our words
+            return lax.dot_general(
+                lhs, rhs, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
+            )
+    try:
+        return perform(dot_general, lhs, rhs, (dimension_numbers,), settings, key=dimension_numbers)
+    except _LAX_RAISES as error:
+        raise _as_lax(error, lhs, rhs, (dimension_numbers, *settings)) from error.__cause__
+
+
+def _as_lax(error: Exception, lhs: Any, rhs: Any, arguments: tuple[Any, ...]) -> Exception:
+    """The same words in the class of error that `lax.dot_general` raises for the call, where it refuses it too."""
+    numbers, precision, preferred_element_type, out_sharding, _ = arguments
+    try:
+        jax.eval_shape(
+            lambda lhs, rhs: lax.dot_general(
+                lhs, rhs, numbers, precision, preferred_element_type, out_sharding=out_sharding
+            ),
+            lhs,
+            rhs,
+        )
+    except _LAX_RAISES as lax_error:
+        return error if isinstance(error, type(lax_error)) else type(lax_error)(str(error))
+    return error
 
 
 @plans(dot_general)
 def _dot_general(lhs: Operand, rhs: Operand, dimension_numbers: Any) -> Planned:
-    return Planned(Contraction.from_dimension_numbers(dimension_numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse)
+    try:  # lax takes a bare number for one axis
+        numbers = tuple(tuple(_axes(axes) for axes in pair) for pair in dimension_numbers)
+    except TypeError:
+        numbers = dimension_numbers  # of another form: refused in the contraction's words
+    return Planned(Contraction.from_dimension_numbers(numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse)
+
+
+def _axes(axes: Any) -> tuple[int, ...]:
+    return (operator.index(axes),) if hasattr(axes, "__index__") else tuple(map(operator.index, axes))

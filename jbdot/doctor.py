@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import jax
 
-from jbdot import hardware, tuned
+from jbdot import dot_tables, hardware, mark, tuned
 
 EXTRAS: Final = {
     "cli": ("typer", "rich"),
@@ -33,7 +33,14 @@ def found() -> list[tuple[str, str]]:
     rows = [("64-bit types", wide), ("tuned", str(tuned.path() or f"off ({tuned.VARIABLE})"))]
     if platform.libc_ver()[0] == "glibc" and on_cpu():
         rows.append(("large results", large_results(os.environ.get("GLIBC_TUNABLES", ""))))
+    rows += [("lowering", mark.process_text()), ("tables of a dot", tables_text())]
     return [*versions(), *((f"extra {extra}", extra_text(extra)) for extra in EXTRAS), *devices(), *rows]
+
+
+def tables_text() -> str:
+    """How many of JAX's tables have an entry for a dot, and which of them jbdot has not been tried with."""
+    found, new = dot_tables.tables(), dot_tables.new()
+    return f"{len(found)} in this JAX, " + (f"new since jbdot was made: {', '.join(new)}" if new else "all known")
 
 
 def versions() -> list[tuple[str, str]]:

@@ -310,13 +310,14 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         planned = plan(function, lhs, rhs, arguments)
         shape = planned.out_shape(lhs.shape, rhs.shape)
         request = planned.request(lhs, rhs, settings["precision"], settings["preferred_element_type"])
+        lowering = settings["lowering"] or "auto"
         if not planned.sparse:
-            check(request, settings["plan"])
+            check(request, lowering)
     except Refusal as refusal:
         raise refused(refusal, function, lhs, rhs, arguments) from None
     left, right = operand_names(function)
     platforms = {} if planned.sparse else PLATFORMS
-    choices = {name: chosen(request, platform, settings["plan"]) for name, platform in platforms.items()}
+    choices = {name: chosen(request, platform, lowering) for name, platform in platforms.items()}
     return Explanation(
         public_name(function),
         planned,

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import jax
 import numpy as np
+from jax import lax
 from jax import numpy as jnp
 from jax.core import Tracer
 
@@ -23,12 +24,12 @@ from jbdot.errors import BadIndex, BadType, BadValue, Refusal, array_text
 from jbdot.planned import Operand, Planned
 
 Planner = Callable[..., Planned]
-Settings = tuple[Any, Any, Any, str]
+Settings = tuple[Any, Any, Any, str | None]
 SETTINGS: Final[dict[str, Any]] = {  # what every front door takes beside its own arguments
     "precision": None,
     "preferred_element_type": None,
     "out_sharding": None,
-    "plan": "auto",
+    "lowering": None,
 }
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
@@ -36,6 +37,7 @@ _MOST_RUNS: Final = 4096
 # A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
 _INLINE: Final[Any] = True if (_inline := getattr(jax, "Inline", None)) is None else _inline.JAX_EARLY
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
+_PLANNED: Final[dict[Any, Planned]] = {}  # plans of calls that were traced, by all that a planner is told
 
 
 def plans(function: Callable[..., Any]) -> Callable[[Planner], Planner]:
@@ -53,7 +55,7 @@ def perform(
     lhs: Any,
     rhs: Any,
     arguments: tuple[Any, ...] = (),
-    settings: Settings = (None, None, None, "auto"),
+    settings: Settings = (None, None, None, None),
     key: Any = None,
 ) -> jax.Array:
     """Answers a call of the front door `function`: plans it once for each kind of call, then runs the plan.
@@ -64,7 +66,7 @@ def perform(
         rhs: The second operand.
         arguments: The other arguments, in the function's order.
         settings: precision, preferred_element_type and out_sharding as in `lax.dot_general`, the last for the
-            result's own axes, and the plan: "auto", "direct" or the name of a lowering.
+            result's own axes, and the lowering: None, "auto", "direct" or a name.
         key: What to find the arguments again by, where 1, 1.0 and True mean the same in them; by
             default their bytes, which tell those apart and take lists.
     """
@@ -74,7 +76,7 @@ def perform(
             # shapes and dtypes are left to jit's own cache.
             try:
                 known = marshal.dumps(arguments, 2) if key is None else key
-                run = _RUNS.get((function, known, *settings))
+                run = _RUNS.get((function, known, *settings, lax.dot_general))
             except (TypeError, ValueError):  # an argument that cannot be looked up
                 run = None
             if run is not None:
@@ -92,24 +94,31 @@ def _answer(
     if isinstance(settings[0], list):
         settings = (tuple(settings[0]), *settings[1:])
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
-        return plan(function, lhs, rhs, arguments).run(lhs, rhs, *settings)
+        return _planned(function, lhs, rhs, arguments, key).run(lhs, rhs, *settings)
     found = _lookup(function, arguments, settings, key)
     if found is None:
-        return _compiled(plan(function, lhs, rhs, arguments), settings)(lhs, rhs)
+        return _compiled(plan(function, lhs, rhs, arguments), settings, function.__name__)(lhs, rhs)
     run = _RUNS.get(found)
     if run is None:
         if len(_RUNS) >= _MOST_RUNS:
             _RUNS.clear()
         kept = copy.deepcopy(arguments)  # a list may change in its owner's hands, and new shapes are planned later
-        run = jax.jit(lambda lhs, rhs: plan(function, lhs, rhs, kept).run(lhs, rhs, *settings), inline=_INLINE)
-        _RUNS[found] = run
+        _RUNS[found] = run = _jitted(
+            lambda lhs, rhs: plan(function, lhs, rhs, kept).run(lhs, rhs, *settings), function.__name__
+        )
     _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
     return run(lhs, rhs)
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
-def _compiled(planned: Planned, settings: Settings) -> Callable[..., jax.Array]:
-    return jax.jit(lambda lhs, rhs: planned.run(lhs, rhs, *settings), inline=_INLINE)
+def _compiled(planned: Planned, settings: Settings, name: str) -> Callable[..., jax.Array]:
+    return _jitted(lambda lhs, rhs: planned.run(lhs, rhs, *settings), name)
+
+
+def _jitted(run: Callable[..., jax.Array], name: str) -> Callable[..., jax.Array]:
+    """A compiled function that profiles and logs name as what the user called."""
+    run.__name__ = run.__qualname__ = name
+    return jax.jit(run, inline=_INLINE)
 
 
 def forget() -> None:
@@ -121,7 +130,8 @@ def forget() -> None:
 def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:
     """What a call is found again by; None for arguments that cannot be."""
     try:
-        found = function, marshal.dumps(arguments, 2) if key is None else key, *settings
+        # With the dot that is called, which a library may have put in lax's place.
+        found = function, marshal.dumps(arguments, 2) if key is None else key, *settings, lax.dot_general
         hash(found)
     except (TypeError, ValueError):
         return None
@@ -134,6 +144,23 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(item) for item in value)
     exact = value is None or value.__class__ in (bool, int, float, str, Contraction)
     return exact or isinstance(value, (type, np.dtype))
+
+
+def _planned(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], key: Any) -> Planned:
+    """Plans a traced call, once for each kind of call."""
+    try:
+        known = marshal.dumps(arguments, 2) if key is None else key
+        found = function, known, lhs.shape, lhs.dtype, rhs.shape, rhs.dtype, jax.config.jax_enable_x64
+        planned = _PLANNED.get(found)
+    except (TypeError, ValueError):  # an argument that cannot be looked up
+        return plan(function, lhs, rhs, arguments)
+    if planned is None:
+        planned = plan(function, lhs, rhs, arguments)
+        if not planned.sparse and _is_plain(arguments):
+            if len(_PLANNED) >= _MOST_RUNS:
+                _PLANNED.clear()
+            _PLANNED[found] = planned
+    return planned
 
 
 def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...] = ()) -> Planned:

@@ -29,7 +29,7 @@ def dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of x and the last but one of y.
 
@@ -41,7 +41,8 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (*x.shape[:-1], *y.shape[:-2], N) of the operands' dtype.
@@ -58,7 +59,7 @@ def dot(
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((7, 4, 5))).shape
         (2, 3, 7, 5)
     """
-    return perform(dot, x, y, (), (precision, preferred_element_type, out_sharding, plan), key=())
+    return perform(dot, x, y, (), (precision, preferred_element_type, out_sharding, lowering), key=())
 
 
 @plans(dot)
@@ -74,7 +75,7 @@ def batch_dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies each sample of x with the same sample of y, along one axis of each.
 
@@ -88,7 +89,8 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (batch, x's other axes, y's other axes) of the operands' dtype; (batch, 1) where
@@ -108,7 +110,7 @@ def batch_dot(
         >>> batch_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 12, 8)
     """
-    return perform(batch_dot, x, y, (axes,), (precision, preferred_element_type, out_sharding, plan))
+    return perform(batch_dot, x, y, (axes,), (precision, preferred_element_type, out_sharding, lowering))
 
 
 @plans(batch_dot)

@@ -79,12 +79,12 @@ class DotLayer:
         precision: Any = None,
         preferred_element_type: Any = None,
         out_sharding: Any = None,
-        plan: str = "auto",
+        lowering: str | None = None,
     ) -> jax.Array:
         """Answers for a list of two arrays."""
         x, y = self.operands(inputs)
         return perform(
-            type(self), x, y, (self.axes, self.normalize), (precision, preferred_element_type, out_sharding, plan)
+            type(self), x, y, (self.axes, self.normalize), (precision, preferred_element_type, out_sharding, lowering)
         )
 
     def operands(self, inputs: Any) -> tuple[Any, Any]:

@@ -1,18 +1,18 @@
 """The ways to say one dot: each a short function from a request and its operands to the same result.
 
 A lowering changes how the arithmetic is laid out and the order in which it is summed, never the number of bits
-it is summed in. Every `lax.dot_general` that a plan runs is in this file.
+it is summed in. Every dot that a lowering runs is in this file. It is bound as lax's primitive: `lax.dot_general` may
+be another's, where a library has put one in its place, and takes a precision that is not given from JAX's setting.
 """
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import jax
 from jax import lax
 from jax import numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from jbdot.labels import Labels
 from jbdot.request import Request
@@ -36,7 +36,7 @@ _K_LAST: Final = 2  # (batch, free, k)
 
 def direct(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """One `lax.dot_general`, as it was asked for."""
-    return lax.dot_general(lhs, rhs, request.dimension_numbers, request.precision, request.dtype)
+    return _bound(lhs, rhs, request.dimension_numbers, request.precision, request.dtype)
 
 
 def pinned(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -78,7 +78,7 @@ def fused(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     def one(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
         row, block = operands
         block = lax.transpose(block, (1, 0)) if order == _K_LAST else block
-        return lax.dot_general(row, block, (((0,), (0,)), ((), ())), request.precision, request.dtype)
+        return _bound(row, block, (((0,), (0,)), ((), ())), request.precision, request.dtype)
 
     if request.batch > 1:
         return lax.map(one, (vector[:, 0], matrix)).reshape(request.out)
@@ -105,7 +105,7 @@ def looped(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     block = 1 if is_row else math.gcd(request.batch, 1 << most.bit_length() - 1)
 
     def one(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return lax.dot_general(*operands, numbers, request.precision, request.dtype)
+        return _bound(*operands, numbers, request.precision, request.dtype)
 
     return lax.map(one, (lhs, rhs), batch_size=block if block > 1 else None).reshape(request.out)
 
@@ -144,7 +144,7 @@ def split(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     lhs, lhs_order = _merged(request, lhs, "lhs", (_K_LAST, _K_FIRST))
     rhs, rhs_order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST))
     numbers = ((lhs_order + 1,), (rhs_order + 1,)), ((0, lhs_order), (0, rhs_order))
-    parts = lax.dot_general(
+    parts = _bound(
         _cut(lhs, lhs_order, pieces), _cut(rhs, rhs_order, pieces), numbers, request.precision, request.sum_dtype
     )
     return lax.reduce_sum(parts, (1,)).astype(request.dtype).reshape(request.out)
@@ -197,6 +197,19 @@ def filled(request: Request, label: str, tile: int) -> float:
     return size / (-(-size // tile) * tile)
 
 
+def _bound(lhs: jax.Array, rhs: jax.Array, numbers: Any, precision: Any, dtype: str) -> jax.Array:
+    """The dot itself."""
+    pairs = tuple(tuple(tuple(axes) for axes in pair) for pair in numbers)
+    return lax.dot_general_p.bind(
+        lhs,
+        rhs,
+        dimension_numbers=pairs,
+        precision=precision,
+        preferred_element_type=jnp.dtype(dtype),
+        out_sharding=None,
+    )
+
+
 PINS: Final = ("pinned", "widened", "shifted", "lanes")  # hold a custom call, which `jax.export` refuses
 LOWERINGS: Final[dict[str, Lowering]] = {
     lowering.__name__: lowering
@@ -236,21 +249,27 @@ def _moved(request: Request) -> int:
 
 def _laid(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
     """X as it is, in memory with its axes in this order."""
-    return with_layout_constraint(x, Layout(major_to_minor=tuple(labels.index(label) for label in order)))
+    return _constrained(x, tuple(labels.index(label) for label in order))
 
 
 def _pinned(x: jax.Array) -> jax.Array:
     """X in memory as its axes stand."""
-    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    return _constrained(x, tuple(range(x.ndim)))
+
+
+def _constrained(x: jax.Array, order: tuple[int, ...]) -> jax.Array:
+    from jax.experimental.layout import Layout, with_layout_constraint  # `import jax` does not load it
+
+    return with_layout_constraint(x, Layout(major_to_minor=order))
 
 
 def _dot(request: Request, lhs: jax.Array, rhs: jax.Array, order: int) -> jax.Array:
     """The dot of (batch, m, k) and (batch, n, k) or (batch, k, n); without a batch axis where it has one element."""
     if request.batch == 1:
         numbers = ((1,), (order - 1,)), ((), ())
-        return lax.dot_general(lhs[0], rhs[0], numbers, request.precision, request.dtype)[None]
+        return _bound(lhs[0], rhs[0], numbers, request.precision, request.dtype)[None]
     numbers = ((2,), (order,)), ((0,), (0,))
-    return lax.dot_general(lhs, rhs, numbers, request.precision, request.dtype)
+    return _bound(lhs, rhs, numbers, request.precision, request.dtype)
 
 
 def _aligned(request: Request, x: jax.Array, labels: Labels, order: Labels) -> jax.Array:

@@ -24,7 +24,7 @@ def dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of lhs and the first of rhs.
 
@@ -38,7 +38,8 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (lhs' other axes, rhs' other axes) of the operands' dtype.
@@ -56,7 +57,7 @@ def dot(
         (2, 3, 5, 6)
     """
     flags = (transpose_a, transpose_b)
-    return perform(dot, lhs, rhs, flags, (precision, preferred_element_type, out_sharding, plan), key=flags)
+    return perform(dot, lhs, rhs, flags, (precision, preferred_element_type, out_sharding, lowering), key=flags)
 
 
 @plans(dot)
@@ -95,7 +96,7 @@ def batch_dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, equal in both operands.
 
@@ -109,7 +110,8 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (batch..., M, N) of the operands' dtype.
@@ -127,7 +129,7 @@ def batch_dot(
         (2, 4, 5)
     """
     flags = (transpose_a, transpose_b)
-    return perform(batch_dot, lhs, rhs, flags, (precision, preferred_element_type, out_sharding, plan), key=flags)
+    return perform(batch_dot, lhs, rhs, flags, (precision, preferred_element_type, out_sharding, lowering), key=flags)
 
 
 @plans(batch_dot)

@@ -1,10 +1,11 @@
 """What a front door decided, and the dumb path that carries it out.
 
 Reading `Planned.run` from top to bottom is following the data from operands to result. The dot itself is
-`primitive.dot_general`, which chooses how it is said, or `bcoo_dot_general` for sparse operands.
+`lax.dot_general`, marked so that jbdot lowers it, or `bcoo_dot_general` for sparse operands.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Final
 
@@ -14,11 +15,12 @@ from jax import dtypes, lax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jbdot.choice import check
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal
 from jbdot.labels import Axes, Shape
-from jbdot.primitive import dot_general
-from jbdot.request import Request, swapped_precision
+from jbdot.mark import called
+from jbdot.request import Request, known_precision, swapped_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Planned:
         )
         left, right = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
         dtype = self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted)
-        return Request.of(left, right, jax.ShapeDtypeStruct((), dtype), c.dimension_numbers, precision)
+        return Request.of(left, right, jax.ShapeDtypeStruct((), dtype), c.dimension_numbers, known_precision(precision))
 
     def run(
         self,
@@ -152,7 +154,7 @@ class Planned:
         precision: Any = None,
         preferred_element_type: Any = None,
         out_sharding: Any = None,
-        plan: str = "auto",
+        lowering: str | None = None,
     ) -> jax.Array:
         """Carries the plan out: entries, unit and summed axes, the dot, the result's order, unit axes.
 
@@ -160,32 +162,51 @@ class Planned:
             TypeError, ValueError: `lax.dot_general` refuses the precision, element type or sharding, or the named
                 lowering does not fit.
         """
-        if self.is_turned and plan != "direct":
-            return self.swapped.run(rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, plan)
+        if self.is_turned and lowering != "direct":
+            return self.swapped.run(rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, lowering)
         c = self.contraction
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
-        promised = jax.ShapeDtypeStruct(
-            self.out_shape(lhs.shape, rhs.shape),
-            self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted),
-        )
+        shape, dtype = _promise(self, lhs.shape, rhs.shape, lhs.dtype, rhs.dtype, wanted, jax.config.jax_enable_x64)
         if self.sparse:
             lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
-            out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding, plan))
+            out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
         else:
             lhs, rhs = self.entered(lhs, rhs)
-            sharding = _dot_sharding(out_sharding, c)
-            try:
-                out = dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, sharding, plan)
-            except Refusal:
-                raise
-            except Exception as error:
-                refusal = _refusal(error, c, (lhs, rhs), (precision, preferred_element_type, out_sharding))
-                if refusal is None:
-                    raise
-                raise refusal from error
+            out = _dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
             out = _arrange(out, c)
-        chex.assert_trees_all_equal_shapes_and_dtypes(out, promised)
+        if out.shape != shape or out.dtype != dtype:
+            chex.assert_trees_all_equal_shapes_and_dtypes(out, jax.ShapeDtypeStruct(shape, dtype))
         return out
+
+
+@functools.lru_cache(maxsize=4096)
+def _promise(planned: Planned, lhs: Shape, rhs: Shape, left: Any, right: Any, wanted: Any, x64: bool) -> Any:
+    """The shape and dtype that the result will have."""
+    del x64  # what `canonical` reads
+    return planned.out_shape(lhs, rhs), planned.out_dtype(left, right) if wanted is None else canonical(wanted)
+
+
+def _dot(lhs: Any, rhs: Any, c: Contraction, settings: tuple[Any, Any, Any, str | None]) -> jax.Array:
+    """The dot: `lax.dot_general`, with its checks, its errors and its defaults, in the context that marks it."""
+    precision, wanted, out_sharding, lowering = settings
+    sharding = _dot_sharding(out_sharding, c)
+    try:
+        if lowering not in (None, "direct"):
+            out = jax.eval_shape(_scalar_dot, _scalar(lhs), _scalar(rhs)) if wanted is None else _scalar(lhs, wanted)
+            check(Request.of(lhs, rhs, out, c.dimension_numbers, known_precision(precision)), lowering)
+        with called(lowering):
+            return lax.dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=sharding)
+    except Refusal:
+        raise
+    except Exception as error:
+        refusal = _refusal(error, c, (lhs, rhs), settings)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _scalar(x: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), canonical(x.dtype if dtype is None else dtype))
 
 
 def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settings: tuple[Any, ...]) -> Refusal | None:
@@ -196,7 +217,7 @@ def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settin
         )
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return None
-    asked = dict(zip(("precision", "preferred_element_type", "out_sharding"), settings, strict=True))
+    asked = dict(zip(("precision", "preferred_element_type", "out_sharding"), settings, strict=False))
     given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
     kind = BadType if isinstance(error, TypeError) else BadValue
     return kind(f"lax.dot_general must take these operands{' with ' if given else ''}{given}", str(error))
@@ -300,12 +321,12 @@ def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
     return NamedSharding(out_sharding.mesh, spec) if isinstance(out_sharding, NamedSharding) else spec
 
 
-def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, Any, Any, str]) -> jax.Array:
+def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, Any, Any, str | None]) -> jax.Array:
     from jax.experimental import sparse  # a quarter of a second: only who has a BCOO pays it
 
-    if settings[:3] != (None, None, None) or settings[3] not in ("auto", "direct"):
+    if settings[:3] != (None, None, None) or settings[3] not in (None, "auto", "direct"):
         raise BadValue(
-            "precision, preferred_element_type, out_sharding and plan must be left out with a sparse operand",
+            "precision, preferred_element_type, out_sharding and lowering must be left out with a sparse operand",
             "bcoo_dot_general takes none of them",
         )
     return jnp.asarray(sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers))

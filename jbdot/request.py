@@ -48,12 +48,13 @@ class Request:
 
     @classmethod
     def of(cls, lhs: Any, rhs: Any, out: Any, dimension_numbers: DimensionNumbers, precision: Any) -> "Request":
-        """Reads a request off the operands and the result, or what stands for them."""
+        """Reads a request off the operands and the result, or what stands for them; the precision as a jaxpr has it."""
         (lc, rc), (lb, rb) = dimension_numbers
         numbers = (tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))
         names = (jnp.dtype(x.dtype).name for x in (lhs, rhs, out))
         left, right, result = names
-        return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, known_precision(precision))
+        given = None if precision is None else known_precision(precision)
+        return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, given)
 
     def cast(self, dtype: str, out: str | None = None) -> "Request":
         """The same dot of operands of another dtype."""
@@ -65,6 +66,26 @@ class Request:
         (lc, rc), (lb, rb) = self.dimension_numbers
         numbers, precision = ((rc, lc), (rb, lb)), swapped_precision(self.precision)
         return Request(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, numbers, self.dtype, precision)
+
+    def untransposed(self, side: int, permutation: tuple[int, ...]) -> "Request | None":
+        """The same dot of what an operand is the transpose of, where XLA folds that into the dot; else None.
+
+        It folds what turns the rows and columns of a matrix around: one free and one contracting axis, behind or
+        between batch axes that stay (`TransposeFolding::IsRowColumnTransposeDotOperand`).
+
+        Args:
+            side: 0 for lhs, 1 for rhs.
+            permutation: How it was transposed: its axis i was axis `permutation[i]`.
+        """
+        contracting, batch = (pair[side] for pair in self.dimension_numbers)
+        shape = (self.lhs, self.rhs)[side]
+        if len(contracting) != 1 or len(shape) != len(batch) + 2 or any(permutation[axis] != axis for axis in batch):
+            return None
+        made = tuple(shape[permutation.index(axis)] for axis in range(len(shape)))
+        turned = (permutation[contracting[0]],)
+        both = (turned, self.dimension_numbers[0][1]) if side == 0 else (self.dimension_numbers[0][0], turned)
+        operand = {"lhs": made} if side == 0 else {"rhs": made}
+        return dataclasses.replace(self, **operand, dimension_numbers=(both, self.dimension_numbers[1]))
 
     def __str__(self) -> str:
         lhs, rhs = array_text("", self.lhs, self.lhs_dtype), array_text("", self.rhs, self.rhs_dtype)

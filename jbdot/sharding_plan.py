@@ -147,7 +147,7 @@ class ShardingPlan:
         settings, planned, out = self.settings, Planned(self.contraction), way.out.start
 
         def dot(lhs: jax.Array, rhs: jax.Array, dtype: Any) -> jax.Array:
-            return planned.run(lhs, rhs, settings.precision, jnp.dtype(dtype), None, settings.plan)
+            return planned.run(lhs, rhs, settings.precision, jnp.dtype(dtype), None, settings.lowering)
 
         def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
             if way.ring is None:
@@ -166,7 +166,7 @@ class ShardingPlan:
         dtype = jnp.dtype(self.plain[0].out.start.dtype)
         explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
-        out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.plan).astype(self.out.dtype)
+        out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.lowering).astype(self.out.dtype)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
     @functools.cached_property
@@ -219,7 +219,7 @@ class Settings:
     dtype: str | None
     sum_dtype: str | None
     reduce: str | None
-    plan: str
+    lowering: str | None
 
 
 def plan_sharding(
@@ -233,7 +233,7 @@ def plan_sharding(
     preferred_element_type: Any = None,
     sum_dtype: Any = None,
     hardware: Hardware | None = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> ShardingPlan:
     """Plans a contraction of sharded arrays: which mesh axis shares out which label, and the collectives that follow.
 
@@ -250,7 +250,7 @@ def plan_sharding(
         preferred_element_type: As in `lax.dot_general`.
         sum_dtype: What partial sums are sent in. By default what they were accumulated in: float32 for 16-bit floats.
         hardware: Figures of the devices; by default those published for the mesh's `device_kind`.
-        plan: The lowering of each device's own dot: "auto", "direct" or a name.
+        lowering: Of each device's own dot: "auto", "direct" or a name; None is "auto".
 
     Returns:
         A `ShardingPlan`: print it; call it with the operands, eagerly or under jit, grad and vmap.
@@ -284,7 +284,7 @@ def plan_sharding(
             contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else jnp.dtype(x).name for x in (preferred_element_type, sum_dtype)]
-        settings = Settings(precision, names[0], names[1], reduce, plan)
+        settings = Settings(precision, names[0], names[1], reduce, lowering)
         end = _end(out, contraction, mesh)
         return _plan(contraction, lhs, rhs, mesh, end, hardware, settings)
     except Refusal as refusal:

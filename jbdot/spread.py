@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jax
 from jax import numpy as jnp
-from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
+from jbdot import internals
 from jbdot.errors import BadValue
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Level = tuple[int | None, int | None]  # the axes of lhs and of rhs that one vmap maps
 
-spread_p: Final = core.Primitive("spread")
+spread_p: Final = internals.primitive("spread")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,9 +106,32 @@ def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, how: Spread, ja
 
 def _lower(context: Any, lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
     del how
-    return mlir.lower_fun(core.jaxpr_as_fun(jaxpr), multiple_results=True)(context, lhs, rhs)
+
+    def run(*operands: Any) -> Any:
+        return jax.core.eval_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, *operands)
+
+    return mlir.lower_fun(run, multiple_results=True)(context, lhs, rhs)
+
+
+def _as_dot(*, how: Spread, jaxpr: Any) -> dict[str, Any]:
+    """The parameters of the one `lax.dot_general` that would do the same, which a checkpoint policy is asked of."""
+    (out,), plan = jaxpr.out_avals, how.plan
+    (lc, rc), (lb, rb) = plan.contraction.dimension_numbers
+    for lhs, rhs in how.levels:  # each vmap's axis is one more: of the batch where it maps both
+        lc, lb = ((axes if lhs is None else tuple(axis + (axis >= lhs) for axis in axes)) for axes in (lc, lb))
+        rc, rb = ((axes if rhs is None else tuple(axis + (axis >= rhs) for axis in axes)) for axes in (rc, rb))
+        if lhs is not None and rhs is not None:
+            lb, rb = (*lb, lhs), (*rb, rhs)
+    numbers = ((tuple(lc), tuple(rc)), (tuple(lb), tuple(rb)))
+    return {
+        "dimension_numbers": numbers,
+        "precision": plan.settings.precision,
+        "preferred_element_type": out.dtype,
+        "out_sharding": None,
+    }
 
 
 ad.defbilinear(spread_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[spread_p] = _batch
 mlir.register_lowering(spread_p, _lower)
+internals.remat_as_dot(spread_p, _as_dot)

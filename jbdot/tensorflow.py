@@ -38,7 +38,7 @@ def matmul(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, and broadcast.
 
@@ -59,7 +59,8 @@ def matmul(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (broadcast batch..., M, N) of the operands' dtype, or `output_type`.
@@ -78,7 +79,7 @@ def matmul(
         (9, 8, 4, 5)
     """
     arguments = (transpose_a, transpose_b, adjoint_a, adjoint_b, a_is_sparse, b_is_sparse, output_type)
-    return perform(matmul, a, b, arguments, (precision, preferred_element_type, out_sharding, plan), key=arguments)
+    return perform(matmul, a, b, arguments, (precision, preferred_element_type, out_sharding, lowering), key=arguments)
 
 
 @plans(matmul)
@@ -162,7 +163,7 @@ def tensordot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies along several axes of each operand.
 
@@ -177,7 +178,8 @@ def tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (a's other axes, b's other axes) of the operands' dtype.
@@ -196,7 +198,7 @@ def tensordot(
         >>> tensordot(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 5)), [[1, 2], [1, 0]]).shape
         (2, 5)
     """
-    return perform(tensordot, a, b, (axes,), (precision, preferred_element_type, out_sharding, plan))
+    return perform(tensordot, a, b, (axes,), (precision, preferred_element_type, out_sharding, lowering))
 
 
 @plans(tensordot)
@@ -217,7 +219,7 @@ def einsum(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies two arrays as an einsum equation says.
 
@@ -233,7 +235,8 @@ def einsum(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array with an axis for each label of the result, of the operands' dtype.
@@ -250,7 +253,7 @@ def einsum(
         >>> einsum("...ij,jk->...ik", jnp.ones((7, 2, 3)), jnp.ones((3, 4))).shape
         (7, 2, 4)
     """
-    return perform(einsum, x, y, (equation,), (precision, preferred_element_type, out_sharding, plan), key=equation)
+    return perform(einsum, x, y, (equation,), (precision, preferred_element_type, out_sharding, lowering), key=equation)
 
 
 @plans(einsum)

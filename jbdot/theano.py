@@ -25,7 +25,7 @@ def dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of a and the last but one of b, as `numpy.dot` does.
 
@@ -38,7 +38,8 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (*a.shape[:-1], *b.shape[:-2], b.shape[-1]) of the dtype that NumPy promotes to.
@@ -54,7 +55,7 @@ def dot(
         >>> dot(jnp.ones((2, 3)), jnp.ones(3)).shape
         (2,)
     """
-    return perform(dot, a, b, (), (precision, preferred_element_type, out_sharding, plan), key=())
+    return perform(dot, a, b, (), (precision, preferred_element_type, out_sharding, lowering), key=())
 
 
 @plans(dot)
@@ -80,7 +81,7 @@ def tensordot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Multiplies along several axes of each operand.
 
@@ -95,7 +96,8 @@ def tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (a's other axes, b's other axes) of the dtype that NumPy promotes to.
@@ -114,7 +116,7 @@ def tensordot(
         >>> tensordot(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 5)), [[1, 2], [1, 0]]).shape
         (2, 5)
     """
-    return perform(tensordot, a, b, (axes,), (precision, preferred_element_type, out_sharding, plan))
+    return perform(tensordot, a, b, (axes,), (precision, preferred_element_type, out_sharding, lowering))
 
 
 @plans(tensordot)
@@ -131,7 +133,7 @@ def batched_dot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Takes `dot` of each sample: axis 0 is the batch of both.
 
@@ -144,7 +146,8 @@ def batched_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (batch, a's other axes, b's other axes) of the dtype that NumPy promotes to.
@@ -161,7 +164,7 @@ def batched_dot(
         >>> batched_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 12, 8)
     """
-    return perform(batched_dot, a, b, (), (precision, preferred_element_type, out_sharding, plan), key=())
+    return perform(batched_dot, a, b, (), (precision, preferred_element_type, out_sharding, lowering), key=())
 
 
 @plans(batched_dot)
@@ -189,7 +192,7 @@ def batched_tensordot(
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    plan: str = "auto",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Takes `tensordot` of each sample: axis 0 is the batch of both.
 
@@ -203,7 +206,8 @@ def batched_tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        plan: "auto", "direct" or the name of a lowering: see `jbdot.choice`.
+        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+            `optimize` context around the call says.
 
     Returns:
         Array (batch, x's other axes, y's other axes) of the dtype that NumPy promotes to.
@@ -221,7 +225,7 @@ def batched_tensordot(
         >>> batched_tensordot(jnp.ones((2, 4, 3)), jnp.ones((2, 5, 3)), [2, 2]).shape
         (2, 4, 5)
     """
-    return perform(batched_tensordot, x, y, (axes,), (precision, preferred_element_type, out_sharding, plan))
+    return perform(batched_tensordot, x, y, (axes,), (precision, preferred_element_type, out_sharding, lowering))
 
 
 @plans(batched_tensordot)

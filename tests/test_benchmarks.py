@@ -291,7 +291,8 @@ def test_nothing_stored_is_no_report(tmp_path):
     assert report.write(tmp_path) == []
 
 
-def test_limits_are_rates_and_bound_a_case():
+def test_limits_are_rates_and_bound_a_case(monkeypatch):
+    monkeypatch.setattr(limits, "cache_bytes", lambda: 32 << 20)
     assert limits.gemm_peak("float64", sizes=(16,), seconds=0)["rate"] > 0
     for rate in (limits.read_rate, limits.copy_rate, limits.fresh_rate):
         assert rate(1 << 16, seconds=0)["rate"] > 0

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 
 from benchmarks.rules import request_of
 from jbdot import backends
-from jbdot.choice import PLANS, chosen
+from jbdot.choice import NAMES, chosen
 from jbdot.lowerings import LOWERINGS
 from jbdot.request import Request
 
@@ -101,6 +101,6 @@ def test_what_only_a_dot_can_do_is_left_to_it():
 
 
 def test_plans_are_named_for_what_they_do():
-    assert PLANS[:2] == ("auto", "direct")
-    for name in PLANS[1:]:
+    assert NAMES[:2] == ("auto", "direct")
+    for name in NAMES[1:]:
         assert LOWERINGS[name].__doc__

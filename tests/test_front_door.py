@@ -29,7 +29,7 @@ def test_dot_general_has_laxs_signature():
         [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
         for f in (jbdot.dot_general, jax.lax.dot_general)
     )
-    assert ours == [*theirs, ("plan", inspect.Parameter.KEYWORD_ONLY, "auto")]
+    assert ours == [*theirs, ("lowering", inspect.Parameter.KEYWORD_ONLY, None)]
 
 
 def test_planners_take_the_public_arguments():

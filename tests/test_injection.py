@@ -12,8 +12,8 @@ from jax import numpy as jnp
 from jax.extend import core
 
 import jbdot
+from jbdot import mark
 from jbdot.optimize import optimize
-from jbdot.primitive import dot_general_p
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(2, 5, 4)), jnp.float32)
@@ -23,10 +23,11 @@ ATTEND = functools.partial(nn.dot_product_attention, einsum_dot_general=DOT)
 
 
 def dots(jaxpr):
-    """How many of our dots and of lax's there are, at any depth."""
+    """How many dots are marked and how many are not, at any depth."""
     found = np.zeros(2, int)
     for equation in jaxpr.eqns:
-        found += [equation.primitive is primitive for primitive in (dot_general_p, lax.dot_general_p)]
+        if equation.primitive is lax.dot_general_p:
+            found[int(mark.of(equation.ctx.xla_metadata or {}) == "direct")] += 1
         found += sum(map(dots, core.jaxprs_in_params(equation.params)), np.zeros(2, int))
     return found
 
@@ -56,13 +57,13 @@ LINEN = {
         nn.MultiHeadDotProductAttention(**HEADS),
         nn.MultiHeadDotProductAttention(**HEADS, qkv_dot_general=DOT, out_dot_general=DOT, attention_fn=ATTEND),
     ),
-    "attention, plan": (
+    "attention, lowering": (
         nn.MultiHeadDotProductAttention(**HEADS),
         nn.MultiHeadDotProductAttention(
             **HEADS,
-            qkv_dot_general=functools.partial(DOT, plan="reduced"),
-            out_dot_general=functools.partial(DOT, plan="split"),
-            attention_fn=optimize(nn.dot_product_attention, plan="looped"),
+            qkv_dot_general=functools.partial(DOT, lowering="reduced"),
+            out_dot_general=functools.partial(DOT, lowering="split"),
+            attention_fn=optimize(nn.dot_product_attention, lowering="looped"),
         ),
     ),
 }

@@ -20,7 +20,7 @@ def array(*shape):
     return jnp.asarray(RNG.integers(-4, 5, shape), jnp.float32)
 
 
-# name: (function of two arrays and k, such as a plan, the shapes of the arrays, the primitives that it leaves in order)
+# name: (function of two arrays and k, such as a lowering, the shapes of the arrays, the primitives that it leaves in order)
 DOORS = {
     "keras_tf1.dot": (keras_tf1.dot, (2, 3, 4), (7, 4, 5), ["dot_general"]),
     "keras_tf1.batch_dot": (keras_tf1.batch_dot, (3, 6, 4, 5), (3, 6, 5, 2), ["dot_general"]),
@@ -126,7 +126,7 @@ def test_direct_compiles_to_the_text_of_lax_dot_general(name):
     def dot(x, y):
         return after(lax.dot_general(x, y, numbers))
 
-    ours = jax.jit(lambda x, y: function(x, y, plan="direct")).lower(x, y).as_text()
+    ours = jax.jit(lambda x, y: function(x, y, lowering="direct")).lower(x, y).as_text()
     bare = jax.jit(dot).lower(x, y).as_text()
     strip = lambda text: "\n".join(line for line in text.splitlines() if "module @" not in line)  # noqa: E731
     assert strip(ours) == strip(bare)

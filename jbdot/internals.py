@@ -1,0 +1,247 @@
+"""What jbdot asks of JAX beyond its public names: one function for each contract, each with a test of its own.
+
+A JAX that has changed one of them costs a warning, once, and dots that are lowered as they stand; nothing else.
+"""
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import jax
+
+Rule = Callable[..., Any]
+Result = TypeVar("Result")
+
+_NOTES: Final = "jbdot"
+_CHANGED: Final = (AttributeError, ImportError, KeyError, TypeError, ValueError, NotImplementedError)
+
+
+def _contract(fallback: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Makes of a reading of JAX's insides one that warns, and gives `fallback`, where JAX has changed them."""
+
+    def guard(read: Callable[..., Result]) -> Callable[..., Result]:
+        @functools.wraps(read)
+        def guarded(*args: Any) -> Result:
+            try:
+                return read(*args)
+            except _CHANGED as error:
+                _warn(read.__name__, f"{type(error).__name__}: {error}")
+                return fallback() if fallback in (dict, list) else fallback
+
+        guarded.fallback = fallback  # pyright: ignore[reportFunctionMemberAccess]
+        return guarded
+
+    return guard
+
+
+@functools.cache
+def _warn(contract: str, error: str) -> None:
+    warnings.warn(
+        f"jbdot: jax {jax.__version__} has changed what internals.{contract} reads ({error}); dots that need it run as "
+        "lax.dot_general has them",
+        stacklevel=4,
+    )
+
+
+@_contract(None)
+def put_before(primitive: Any, rule: Rule) -> None:
+    """Puts a lowering rule before JAX's own ones, which it is given as `before`, and the platform as `platform`.
+
+    It is not cached: a cached one is lowered apart, and sees nothing of what is beside the equation. JAX's rules that
+    are for one platform each go behind the one for all, as several that are not cached fail where a program is lowered
+    for several platforms.
+    """
+    from jax._src import effects
+    from jax._src.interpreters import mlir
+
+    per_platform, tables = mlir.lower_per_platform, mlir._platform_specific_lowerings
+    rules = {name: table[primitive].rule for name, table in tables.items() if primitive in table}
+    rules = {name: functools.partial(rule, before=own, platform=name) for name, own in rules.items()}
+    default = functools.partial(rule, before=mlir._lowerings[primitive].rule, platform=None)
+    none = effects.no_effects
+
+    def lowered(context: Any, *values: Any, **params: Any) -> Any:
+        context = context.replace(avals_out=list(context.avals_out))
+        return per_platform(context, str(primitive), rules, default, none, *values, **params)
+
+    mlir.register_lowering(primitive, lowered, cacheable=False)
+    for table in tables.values():
+        table.pop(primitive, None)
+
+
+@_contract(dict)
+def metadata() -> dict[str, Any]:
+    """The XLA metadata in force: of the contexts around, or, in a derivative rule, of the equation that it is for."""
+    from jax._src import xla_metadata_lib
+
+    return xla_metadata_lib.current_xla_metadata() or {}
+
+
+@_contract(dict)
+def metadata_of(equation_context: Any) -> dict[str, Any]:
+    """The XLA metadata that was in force where an equation was traced."""
+    return equation_context.xla_metadata or {}
+
+
+@_contract(dict)
+def metadata_of_lowered(context: Any) -> dict[str, Any]:
+    """The same, of the equation that is being lowered."""
+    return context.jaxpr_eqn_ctx.xla_metadata or {}
+
+
+@_contract("other")
+def platform(context: Any) -> str:
+    """The platform that an equation is lowered for; "other" for several at once."""
+    platforms = context.platforms or context.module_context.platforms
+    return platforms[0] if len(platforms) == 1 else "other"
+
+
+@_contract(True)
+def is_exported(context: Any) -> bool:
+    """Whether the program is exported."""
+    return context.module_context.lowering_parameters.for_export
+
+
+@_contract(False)
+def is_local(context: Any) -> bool:
+    """Whether the sizes are what one device has: one device in all, or a shard_map over all of the mesh."""
+    axes = context.module_context.axis_context
+    if hasattr(axes, "mesh"):
+        return axes.mesh.size == 1 or set(axes.manual_axes) == set(axes.mesh.axis_names)
+    return axes.num_devices == 1
+
+
+@_contract(False)
+def is_in_kernel() -> bool:
+    """Whether what is being lowered belongs to a Pallas kernel that is interpreted: then Pallas has called for it."""
+    if "jax._src.pallas.pallas_call" not in sys.modules:
+        return False
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("jax._src.pallas."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@_contract(dict)
+def notes(context: Any) -> dict[Any, Any]:
+    """A dict that lives as long as the module that is being lowered."""
+    return context.module_context.cached_primitive_lowerings.setdefault(_NOTES, {})
+
+
+@_contract(None)
+def transposed(value: Any) -> tuple[Any, tuple[int, ...]] | None:
+    """What a value is the transpose of, and the permutation; None where it is made otherwise."""
+    operation = getattr(value.owner, "operation", value.owner)
+    if getattr(operation, "name", "") != "stablehlo.transpose":
+        return None
+    return operation.operands[0], tuple(operation.attributes["permutation"])
+
+
+@_contract(None)
+def anchored(value: Any) -> Any:
+    """The same value, as the result of an operation that XLA drops; `reattached` gives it another operand."""
+    from jax._src.lib.mlir.dialects import hlo
+
+    return hlo.reshape(value.type, value)
+
+
+@_contract(True)
+def is_used(anchor: Any) -> bool:
+    """Whether something in the program reads an anchor already."""
+    return any(True for _ in anchor.uses)
+
+
+def before(anchor: Any) -> Any:
+    """A context in which operations are put before an anchor."""
+    from jax._src.lib.mlir import ir
+
+    return ir.InsertionPoint(anchor.owner)
+
+
+def reattached(anchor: Any, value: Any) -> None:
+    """Gives an anchor, and with it all that reads it, another value."""
+    anchor.owner.operands[0] = value
+
+
+@_contract(None)
+def exclude_from_tracebacks(folder: str) -> None:
+    """JAX says where in the source an operation comes from: where the user called jbdot, not from a file in here."""
+    from jax._src import source_info_util
+
+    source_info_util.register_exclusion(folder)
+
+
+@_contract(list)
+def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    """The jaxprs among an equation's parameters."""
+    from jax.extend import core  # `import jax` does not load it
+
+    return list(core.jaxprs_in_params(params))
+
+
+@_contract("")
+def source(equation: Any) -> str:
+    """The user's line that an equation comes from, as "/home/me/train.py:12:8 (loss)"; empty where JAX knows none."""
+    from jax._src import source_info_util
+
+    return source_info_util.summarize(equation.source_info)
+
+
+def primitive(name: str) -> Any:
+    """A new JAX primitive."""
+    from jax._src import core
+
+    return core.Primitive(name)
+
+
+@_contract(RuntimeError)
+def sharding_error() -> type[Exception]:
+    """The class of error that JAX raises where the operands' shardings leave open how a result is sharded."""
+    from jax._src import core
+
+    return core.ShardingTypeError
+
+
+@_contract(None)
+def remat_as_dot(primitive: Any, params: Callable[..., dict[str, Any]]) -> None:
+    """Tells both implementations of `jax.checkpoint` that a primitive is a dot: what its policy saves of dots is saved.
+
+    Args:
+        primitive: One of two operands and one result.
+        params: Gives the parameters of the `lax.dot_general` that it stands for, by its own.
+    """
+    from jax._src.interpreters import partial_eval, remat
+
+    def saved(policy: Any, *operands: Any, **given: Any) -> bool:
+        asked = policy is not None and policy(jax.lax.dot_general_p, *operands, **params(**given))
+        return asked is True or type(asked).__name__ == "SaveableType"
+
+    def of_jaxpr(policy: Any, unknown: Any, instantiated: Any, equation: Any) -> Any:
+        left = [x for x, known in zip(equation.invars, instantiated, strict=True) if not known and not hasattr(x, "val")]
+        if any(unknown):
+            return None, equation, [True], [True], left
+        if saved(policy, *(x.aval for x in equation.invars), **equation.params):
+            return equation, None, [False], [False], []
+        return equation, equation, [False], [True], left
+
+    def of_trace(trace: Any, lhs: Any, rhs: Any, **given: Any) -> Any:
+        from jax._src.ad_checkpoint import primal_left_tangent_right
+
+        def again(lhs: Any, rhs: Any) -> Any:
+            return primitive.bind(lhs, rhs, **given)
+
+        def tangents(out: Any, lhs: Any, rhs: Any) -> Any:
+            return primal_left_tangent_right(out, again(lhs, rhs))
+
+        out = again(lhs, rhs)
+        keeps = saved(getattr(trace, "policy", trace), jax.typeof(lhs), jax.typeof(rhs), **given)
+        if jax.__version_info__ >= (0, 12):  # what is kept is given apart from what uses it
+            return (out, out, tangents) if keeps else (out, (), lambda _, lhs, rhs: again(lhs, rhs))
+        return out, functools.partial(tangents, out) if keeps else again
+
+    partial_eval.partial_eval_jaxpr_custom_rules[primitive] = of_jaxpr
+    remat.rules[primitive] = of_trace

@@ -1,0 +1,182 @@
+"""How a marked dot is lowered: a rule before JAX's own, which dots without a mark still get.
+
+Here everything is known that will run: the sizes after vmap, or of one shard; the platform; and, as the rule sees the
+program that is being written, the transposes beside the dot. XLA folds a transpose that made an operand, and one
+that turns the result around, into the dot, and what it runs is another dot than the one that was written. So what is
+chosen for is the dot with these transposes in it. One that turns the result is lowered after the dot: then the dot
+is said again, turned, and what reads the result as it stands after that has it turned back.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+from jax import lax
+from jax.core import ShapedArray
+from jax.interpreters import mlir
+
+from jbdot import internals, mark
+from jbdot.choice import Choice, chosen
+from jbdot.request import Request
+
+_WIDE: Final = ("float64", "complex128", "int64", "uint64")
+
+
+@dataclasses.dataclass(eq=False)
+class _Dot:
+    """A dot that is being lowered.
+
+    Attributes:
+        context: JAX's, of its equation.
+        operands: The values that it multiplies, without the transposes that made them.
+        request: The same, as static facts.
+        as_written: The dot with these transposes apart.
+        platform: Where it will run.
+        lowering: What its mark says.
+        direct: What lowers it as it was written, by JAX's own rule.
+        anchor: Its result.
+        turned: The result turned around, once it was asked for.
+    """
+
+    context: Any
+    operands: tuple[Any, Any]
+    request: Request
+    as_written: Request
+    platform: str
+    lowering: str
+    direct: Any
+    anchor: Any = None
+    turned: Any = None
+
+    @functools.cached_property
+    def choice(self) -> Choice:
+        """What is chosen for it as it stands."""
+        return self._chosen(self.request)
+
+    @functools.cached_property
+    def turned_choice(self) -> Choice:
+        """What is chosen where its result is turned around."""
+        return self._chosen(self.request.swapped)
+
+    def _chosen(self, request: Request) -> Choice:
+        return chosen(request, self.platform, self.lowering, internals.is_exported(self.context))
+
+    def lowered(self) -> Any:
+        """Writes it into the program, and notes where, as long as a turned result would be lowered in another way."""
+        is_direct, r = self.choice.lowering == "direct", self.request
+        if is_direct and self._chosen(self.as_written).lowering == "direct":
+            out = self.direct()
+        else:
+            out = _written(self.context, self.choice, r, *self.operands)
+        if r.is_static and min(r.m, r.n) > 1 and not (is_direct and self.turned_choice.lowering == "direct"):
+            anchor = internals.anchored(out)
+            if anchor is not None:
+                self.anchor = out = anchor
+                internals.notes(self.context)[out] = self
+        return out
+
+    def lowered_turned(self) -> Any:
+        """Writes it again with rhs first; who reads the result as it stands has that turned back."""
+        if self.turned is None:
+            with internals.before(self.anchor):
+                request, (lhs, rhs) = self.request.swapped, self.operands
+                self.turned = _written(self.context, self.turned_choice, request, rhs, lhs)
+                (back,) = _traced(self.context, _back, ((self.turned, request.out, request.dtype),), request)
+                internals.reattached(self.anchor, back)
+        return self.turned
+
+
+def _back(request: Request, out: Any) -> Any:
+    """The result of a turned dot, as of the dot that was written."""
+    return lax.transpose(out, turn(request))
+
+
+def turn(request: Request) -> tuple[int, ...]:
+    """The permutation that turns a result around: rhs' free axes before those of lhs."""
+    batch, last = len(request.contraction.batch), len(request.out)
+    first = batch + len(request.contraction.lhs_free)
+    return (*range(batch), *range(first, last), *range(batch, first))
+
+
+def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str | None, **params: Any) -> Any:
+    lowering = mark.of(internals.metadata_of_lowered(context))
+    if lowering == "direct" or not internals.is_local(context) or internals.is_in_kernel():
+        return before(context, lhs, rhs, **params)
+    (left, right), (out,) = context.avals_in, context.avals_out
+    request = written = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
+    operands = [lhs, rhs]
+    for side, value in enumerate(operands):
+        made, order = _made(value)
+        folded = None if order is None else request.untransposed(side, order)
+        if folded is not None:
+            operands[side], request = made, folded
+    direct = functools.partial(_only, before, context, lhs, rhs, **params)
+    platform = platform or internals.platform(context)
+    return [_Dot(context, (operands[0], operands[1]), request, written, platform, lowering, direct).lowered()]
+
+
+def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
+    """The one result of a rule of JAX's, which may give it in a list."""
+    out = before(context, *args, **params)
+    return out[0] if isinstance(out, (list, tuple)) else out
+
+
+def _made(value: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """What a value is a transpose of, and how it is turned."""
+    order: tuple[int, ...] | None = None
+    while (found := internals.transposed(value)) is not None:
+        value, permutation = found
+        order = permutation if order is None else tuple(permutation[axis] for axis in order)
+    return value, order
+
+
+def _lower_transpose(context: Any, x: Any, *, before: Any, platform: str | None, permutation: Any) -> Any:
+    del platform
+    transpose = functools.partial(_only, before, context, permutation=permutation)
+    if internals.metadata_of_lowered(context).get(mark.OPTIMIZED) == "direct":  # a step of another dot's lowering
+        return [transpose(x)]
+    dot = internals.notes(context).get(x)
+    if dot is None or tuple(permutation) != turn(dot.request) or (dot.turned is None and internals.is_used(x)):
+        return [transpose(x)]  # of a result that is also read as it stands, XLA leaves the dot alone
+    return [dot.lowered_turned()]
+
+
+def _written(context: Any, choice: Choice, request: Request, lhs: Any, rhs: Any) -> Any:
+    """Writes a lowering into the program, in a scope that profiles show."""
+
+    def run(request: Request, lhs: Any, rhs: Any) -> Any:
+        with jax.named_scope(f"dot_general.{choice.lowering}"):
+            return choice.function(request, lhs, rhs)
+
+    operands = (lhs, request.lhs, request.lhs_dtype), (rhs, request.rhs, request.rhs_dtype)
+    (out,) = _traced(context, run, operands, request)
+    return out
+
+
+def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], request: Request) -> Any:
+    """Writes what a function of arrays does, whatever JAX is set to where the program is lowered."""
+    values = [value for value, _, _ in operands]
+    context = context.replace(avals_in=[ShapedArray(shape, jax.numpy.dtype(dtype)) for _, shape, dtype in operands])
+    wide = any(name in _WIDE for name in (request.lhs_dtype, request.rhs_dtype, request.dtype))
+
+    def run(*arrays: Any) -> Any:
+        with contextlib.ExitStack() as settings:
+            for setting in (
+                jax.enable_x64(wide),
+                jax.numpy_dtype_promotion("standard"),
+                jax.numpy_rank_promotion("allow"),
+                mark.marked("direct"),  # the dots of a lowering are not chosen for again
+            ):
+                settings.enter_context(setting)
+            return function(request, *arrays)
+
+    with jax.enable_x64(wide):
+        return mlir.lower_fun(run, multiple_results=False)(context, *values)
+
+
+internals.exclude_from_tracebacks(str(Path(__file__).parent))
+internals.put_before(lax.dot_general_p, _lower_dot)
+internals.put_before(lax.transpose_p, _lower_transpose)

@@ -1,0 +1,230 @@
+"""Each contract with JAX's insides: that it holds in this JAX, and that one which has changed costs a warning only."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from jax import export, lax
+from jax import numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.interpreters import mlir
+
+import jbdot
+from jbdot import internals
+
+X, Y = jnp.asarray(np.arange(12.0).reshape(3, 4)), jnp.asarray(np.arange(8.0).reshape(4, 2))
+
+
+@pytest.fixture(autouse=True)
+def warned():
+    internals._warn.cache_clear()
+    yield
+    internals._warn.cache_clear()
+
+
+@pytest.fixture
+def lowered():
+    """Lowers functions of one primitive, and gives what `read` finds in the context and the operands of its rule."""
+
+    def look(read, f, *args, **options):
+        found = []
+        probe = internals.primitive("probe")
+        probe.def_abstract_eval(lambda x: x)
+
+        def rule(context, x):
+            found.append(read(context, x))
+            return [x]
+
+        mlir.register_lowering(probe, rule, cacheable=False)
+        if "platforms" in options:
+            export.export(jax.jit(lambda *args: f(probe, *args)), **options)(*args)
+        else:
+            jax.jit(lambda *args: f(probe, *args)).lower(*args)
+        return found[-1]
+
+    return look
+
+
+def bind(probe, x):
+    return probe.bind(x)
+
+
+def test_metadata():
+    assert internals.metadata() == {}
+    with set_xla_metadata(a="1"):
+        assert internals.metadata() == {"a": "1"}
+        (equation,) = jax.make_jaxpr(jnp.sin)(1.0).eqns
+    assert internals.metadata_of(equation.ctx) == {"a": "1"}
+    (equation,) = jax.make_jaxpr(jnp.sin)(1.0).eqns
+    assert internals.metadata_of(equation.ctx) == {}
+
+
+def test_metadata_of_lowered(lowered):
+    def f(probe, x):
+        with set_xla_metadata(a="1"):
+            return probe.bind(x)
+
+    assert lowered(lambda context, x: internals.metadata_of_lowered(context), f, X) == {"a": "1"}
+    assert lowered(lambda context, x: internals.metadata_of_lowered(context), bind, X) == {}
+
+
+def test_platform_and_export(lowered):
+    def read(context, x):
+        return internals.platform(context), internals.is_exported(context), internals.is_local(context)
+
+    assert lowered(read, bind, X) == ("cpu", False, True)
+    assert lowered(read, bind, X, platforms=["tpu"]) == ("tpu", True, True)
+    assert lowered(read, bind, X, platforms=["cuda", "tpu"]) == ("other", True, True)
+
+
+def test_is_local(lowered):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    x = jax.device_put(jnp.ones((4, 4)), sharding)
+    assert lowered(lambda context, x: internals.is_local(context), bind, x) is False
+
+    def mapped(probe, x):
+        spec = jax.sharding.PartitionSpec("x")
+        return jax.shard_map(probe.bind, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(x)
+
+    assert lowered(lambda context, x: internals.is_local(context), mapped, x) is True
+
+
+def test_notes_live_as_long_as_a_module(lowered):
+    def read(context, x):
+        notes = internals.notes(context)
+        notes[x] = notes.get(x, 0) + 1
+        return dict(notes)
+
+    twice = lowered(read, lambda probe, x: probe.bind(x) + probe.bind(x + 1) + probe.bind(x), X)
+    assert sorted(twice.values()) == [1, 2]
+    assert list(lowered(read, bind, X).values()) == [1]
+
+
+def test_transposed(lowered):
+    def f(probe, x):
+        return probe.bind(lax.transpose(x, (1, 0)))
+
+    value, permutation = lowered(lambda context, x: internals.transposed(x), f, X)
+    assert permutation == (1, 0)
+    assert lowered(lambda context, x: internals.transposed(x), bind, X) is None
+    assert lowered(lambda context, x: internals.transposed(x), lambda probe, x: probe.bind(x + 1), X) is None
+
+
+def test_an_anchor_takes_another_operand(lowered):
+    def read(context, x):
+        anchor = internals.anchored(x)
+        used = internals.is_used(anchor)
+        reader = internals.anchored(anchor)
+        with internals.before(anchor):
+            other = internals.anchored(x)
+        internals.reattached(anchor, other)
+        return used, internals.is_used(anchor), anchor.owner.operands[0] == other, reader.owner.operands[0] == anchor
+
+    assert lowered(read, bind, X) == (False, True, True, True)
+
+
+def test_a_rule_before_jaxs_own():
+    from jax._src.interpreters import mlir as insides
+
+    seen = []
+
+    def rule(context, x, *, before, platform, **params):
+        seen.append(platform)
+        return before(context, x, **params)
+
+    saved = insides._lowerings[lax.cbrt_p]
+    own = {name: table[lax.cbrt_p] for name, table in insides._platform_specific_lowerings.items() if lax.cbrt_p in table}
+    try:
+        internals.put_before(lax.cbrt_p, rule)
+        np.testing.assert_allclose(jax.jit(jnp.cbrt)(jnp.float32(27)), 3, 1e-6)
+    finally:
+        insides._lowerings[lax.cbrt_p] = saved
+        insides._uncacheable_primitives.discard(lax.cbrt_p)
+        for name, entry in own.items():
+            insides._platform_specific_lowerings[name][lax.cbrt_p] = entry
+    assert len(seen) == 1
+
+
+def test_jbdot_rule_stands_before_jaxs_own():
+    assert "stablehlo.dot_general" not in jax.jit(lambda x, y: jbdot.dot(x, y, lowering="reduced")).lower(X, Y).as_text()
+
+
+def test_source_and_inner_jaxprs():
+    (equation,) = jax.make_jaxpr(lambda x: jax.jit(lambda x: x + 1)(x))(1.0).eqns
+    assert "test_internals.py" in internals.source(equation)
+    assert len(internals.inner_jaxprs(equation.params)) == 1
+    assert internals.inner_jaxprs({"a": 1}) == []
+
+
+def test_sharding_error():
+    assert internals.sharding_error().__name__ == "ShardingTypeError"
+
+
+def test_a_line_in_jbdot_is_nobodys():
+    (equation,) = jax.make_jaxpr(lambda x, y: jbdot.dot(x, y))(X, Y).eqns
+    assert "test_internals.py" in internals.source(equation)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        "metadata",
+        "metadata_of_lowered",
+        "is_exported",
+        "is_local",
+        "notes",
+        "transposed",
+        "anchored",
+        "is_used",
+    ],
+)
+def test_a_changed_jax_costs_one_warning_and_nothing_else(contract, monkeypatch):
+    """Every contract that is read while a program is traced or lowered, gone one at a time."""
+    fallback = getattr(internals, contract).fallback
+
+    def gone(*args):
+        raise AttributeError("gone")
+
+    gone.__name__ = contract
+    monkeypatch.setattr(internals, contract, internals._contract(fallback)(gone))
+    x, y = jnp.ones((8, 4, 3)), jnp.ones((8, 4, 5))
+    step = jax.value_and_grad(lambda x, y: (jnp.einsum("bkm,bkn->bmn", x, y).swapaxes(1, 2) + 1).sum(), (0, 1))
+    with pytest.warns(UserWarning, match=rf"has changed what internals.{contract} reads") as told:
+        for lowering in ("reduced", "unrolled"):
+            value, gradients = jax.jit(jbdot.optimize(step, lowering=lowering))(x, y)
+            assert (value, gradients[0].sum(), gradients[1].sum()) == (600, 480, 480)
+        direct = jax.jit(lambda x, y: jbdot.batch_dot(x, y, 1, lowering="direct"))(x, y)
+        assert direct.sum() == 480
+    assert len(told) == 1
+
+
+def test_a_platform_that_is_not_found_has_no_rules(monkeypatch):
+    def platform(*args):
+        raise AttributeError("gone")
+
+    monkeypatch.setattr(internals, "platform", internals._contract(internals.platform.fallback)(platform))
+    small = jnp.ones((4096, 4, 4))
+    with pytest.warns(UserWarning, match="has changed what internals.platform reads"):
+        text = export.export(jax.jit(jbdot.matmul), platforms=["cuda"])(small, small).mlir_module()
+    assert text.count("stablehlo.dot_general") == 1
+
+
+def test_a_rule_that_is_not_found_leaves_jaxs_own():
+    with pytest.warns(UserWarning, match="has changed what internals.put_before reads"):
+        internals.put_before(internals.primitive("no rule of its own"), lambda: None)
+    probe = internals.primitive("no rule for checkpoint")
+    internals.remat_as_dot(probe, dict)
+
+
+def test_a_change_is_told_once():
+    @internals._contract(7)
+    def reading():
+        raise AttributeError("gone")
+
+    with pytest.warns(UserWarning, match=rf"jbdot: jax {jax.__version__} has changed what internals.reading reads"):
+        assert reading() == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reading() == 7
