@@ -26,6 +26,7 @@ PIECES: Final = 16  # of a long contraction
 SUMS: Final = 8  # side by side: a vector register of a CPU
 BLOCK: Final = 1 << 16  # elements of a matrix
 BLOCKED: Final = ("bfloat16", "float16") if jax.__version_info__ >= (0, 12) else ()
+APART: Final = 8  # products from which on an operand is better written to memory than made again for each
 LANES: Final = 128  # of a vector register of a TPU, by 8 sublanes
 SUBLANES: Final = 8
 
@@ -128,11 +129,13 @@ def reduced(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 def unrolled(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """A sum, written out, with one elementwise product for each contracted index."""
     c = request.contraction
+    if request.k >= APART:
+        lhs, rhs = lax.optimization_barrier((lhs, rhs))
     terms: list[jax.Array] = []
     for index in itertools.product(*(range(request.sizes[label]) for label in c.contracting)):
         at: dict[str | None, int] = dict(zip(c.contracting, index, strict=True))
-        left = _aligned(request, *_picked(lhs, c.lhs, at), c.dot_out)
-        terms.append(_product(left, _aligned(request, *_picked(rhs, c.rhs, at), c.dot_out)))
+        left, right = (_spread(request, *_picked(x, labels, at)) for x, labels in ((lhs, c.lhs), (rhs, c.rhs)))
+        terms.append(_product(left, right))
     while len(terms) > 1:  # in pairs: less is lost than in a row
         terms = [lax.add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
     return terms[0].astype(request.dtype)
@@ -281,6 +284,14 @@ def _ordered(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
     """Puts x's axes into this order, with unit axes for labels that it has not."""
     x = lax.transpose(x, [labels.index(label) for label in order if label in labels])
     return lax.expand_dims(x, [axis for axis, label in enumerate(order) if label not in labels])
+
+
+def _spread(request: Request, x: jax.Array, labels: Labels) -> jax.Array:
+    """Repeats x along the result's axes that it has not, widened to the sum's dtype."""
+    out = request.contraction.dot_out
+    order = [label for label in out if label in labels]
+    x = lax.transpose(x, [labels.index(label) for label in order]).astype(request.sum_dtype)
+    return lax.broadcast_in_dim(x, request.out, [out.index(label) for label in order])
 
 
 def _picked(x: jax.Array, labels: Labels, at: dict[str | None, int]) -> tuple[jax.Array, Labels]:
