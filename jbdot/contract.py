@@ -68,7 +68,7 @@ def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
         contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
     if not isinstance(contraction, Contraction):
         raise BadType("contraction must be a Contraction or its string", f"got a {type(contraction).__name__}")
-    return Planned(contraction, sparse=lhs.sparse)
+    return Planned(contraction, sparse=lhs.sparse or rhs.sparse)
 
 
 def dot_general(
@@ -135,8 +135,9 @@ def _as_lax(error: Exception, lhs: Any, rhs: Any, arguments: tuple[Any, ...]) ->
             lhs,
             rhs,
         )
-    except _LAX_RAISES as lax_error:
-        return error if isinstance(error, type(lax_error)) else type(lax_error)(str(error))
+    except Exception as lax_error:
+        is_other = type(lax_error) in _LAX_RAISES and not isinstance(error, type(lax_error))
+        return type(lax_error)(str(error)) if is_other else error
     return error
 
 
@@ -146,7 +147,7 @@ def _dot_general(lhs: Operand, rhs: Operand, dimension_numbers: Any) -> Planned:
         numbers = tuple(tuple(_axes(axes) for axes in pair) for pair in dimension_numbers)
     except TypeError:
         numbers = dimension_numbers  # of another form: refused in the contraction's words
-    return Planned(Contraction.from_dimension_numbers(numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse)
+    return Planned(Contraction.from_dimension_numbers(numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse or rhs.sparse)
 
 
 def _axes(axes: Any) -> tuple[int, ...]:

@@ -177,11 +177,11 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # arguments that no rule foresaw
         kind = BadType if isinstance(error, TypeError) else BadIndex if isinstance(error, IndexError) else BadValue
         raise kind("the arguments must be of the documented kinds", str(error)) from None
-    if is_sparse(rhs) or (is_sparse(lhs) and not planned.sparse):
+    if (is_sparse(lhs) or is_sparse(rhs)) and not planned.sparse:
         raise BadType(
             "the operands must be dense arrays here",
             "a BCOO is given",
-            "Make it dense with .todense(), or give it to dot or sparse_dense_matmul",
+            "Make it dense with .todense(), or give it to dot, sparse_dense_matmul or keras.batch_dot",
         )
     planned.contraction.sizes(planned.lhs.shape(lhs.shape), planned.rhs.shape(rhs.shape), (left, right))
     return planned

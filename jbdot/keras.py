@@ -92,9 +92,11 @@ def batch_dot(
         lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
             `optimize` context around the call says.
 
+    Either operand may be a `BCOO`, as Keras 3's `Dot` takes them on JAX.
+
     Returns:
         Array (batch, x's other axes, y's other axes) of the operands' dtype; (batch, 1) where
-        both have rank 2.
+        both have rank 2; a `BCOO` where both are.
 
     Raises:
         ValueError: A rank is below 2, batch or contracted sizes differ, an axis is 0, axes hold
@@ -136,7 +138,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     out = ("b", *lhs, *rhs) if lhs or rhs else ("b", None)
     lhs.insert(x_axis - 1, "k")
     rhs.insert(y_axis - 1, "k")
-    return Planned(Contraction(("b", *lhs), ("b", *rhs), out))
+    return Planned(Contraction(("b", *lhs), ("b", *rhs), out), sparse=x.sparse or y.sparse)
 
 
 class Dot(keras_rules.DotLayer):

@@ -329,9 +329,26 @@ def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, A
             "precision, preferred_element_type, out_sharding and lowering must be left out with a sparse operand",
             "bcoo_dot_general takes none of them",
         )
-    return jnp.asarray(sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers))
+    (_, _), (lhs_batch, rhs_batch) = c.dimension_numbers
+    lhs, rhs = (_batched(x, axes) for x, axes in ((lhs, lhs_batch), (rhs, rhs_batch)))
+    out = sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers)
+    if hasattr(out, "indices"):  # of two sparse operands
+        return sparse.sparsify(functools.partial(_arrange, c=c))(out)
+    return _arrange(jnp.asarray(out), c)
+
+
+def _batched(x: Any, batch: Axes) -> Any:
+    """A BCOO whose batch axes have entries of their own, as products of such axes need them."""
+    from jax.experimental import sparse
+
+    if not hasattr(x, "indices") or x.n_batch >= len(batch):
+        return x
+    return sparse.bcoo_update_layout(x, n_batch=len(batch), on_inefficient=None)
 
 
 def _scalar_dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """What JAX's rule for two dtypes is asked on; it never runs."""
-    return lax.dot_general(lhs, rhs, (((), ()), ((), ())))
+    """What JAX's rule for two dtypes is asked on; it never runs. Bound, as `lax.dot_general` may be another's."""
+    numbers = (((), ()), ((), ()))
+    return lax.dot_general_p.bind(
+        lhs, rhs, dimension_numbers=numbers, precision=None, preferred_element_type=None, out_sharding=None
+    )
