@@ -1,4 +1,4 @@
-"""Two states of jbdot side by side: the suite, einsum under `optimize`, and whole programs (`python -m benchmarks.compare`).
+"""Two states of jbdot side by side: the suite, einsum under `optimize`, programs (`python -m benchmarks.compare`).
 
 Each state compiles every program in a process of its own and hands the executables over; then they are timed in turns
 in one process that knows no jbdot. A program whose optimized text is the same in both counts as equal, and is not
@@ -112,7 +112,8 @@ def child(tree: Path, call: str, *args: Any) -> str:
     """Runs a function of this file in a process whose jbdot is another tree's."""
     code = (
         f"import sys; sys.path.insert(0, {str(tree)!r}); import jbdot; sys.path.insert(0, {str(HERE.parent)!r}); "
-        f"from pathlib import Path; from benchmarks import compare; print(compare.{call}({', '.join(map(_code, args))}))"
+        "from pathlib import Path; from benchmarks import compare; "
+        f"print(compare.{call}({', '.join(map(_code, args))}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     if done.returncode:
@@ -165,8 +166,9 @@ def summary(found: dict[str, Any]) -> str:
         )
         for row in sorted(timed, key=lambda row: row["ratio"]["median"]):
             r = row["ratio"]
-            mark = "SLOWER" if row in slower else "faster" if row in faster else ""
-            lines.append(f"  {r['median']:6.2f} ({r['p10']:.2f} to {r['p90']:.2f}) {r['us']:9.0f} us  {row['program']} {mark}")
+            mark = " SLOWER" if row in slower else " faster" if row in faster else ""
+            ratio = f"{r['median']:6.2f} ({r['p10']:.2f} to {r['p90']:.2f})"
+            lines.append(f"  {ratio} {r['us']:9.0f} us  {row['program']}{mark}")
     return "\n".join(lines)
 
 

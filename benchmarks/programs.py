@@ -1,7 +1,7 @@
 """Twenty programs as people write them, none of which heard of jbdot: what `jbdot.optimize` is measured on.
 
 Each is a function of nothing that gives (function, operands): the function is to be jitted, operands are drawn standard
-normal from one seed, scaled so that results stay in range. Sizes are such that a call takes 1 to some 100 ms on 2 cores.
+normal from one seed, scaled so that results stay in range. A call takes 1 to some 100 ms on 2 cores.
 """
 
 from collections.abc import Callable
@@ -176,7 +176,7 @@ def gaussian() -> Program:
 
     def loss(scale: Any, x: Any, y: Any) -> Any:
         square = jnp.sum(x * x, 1)
-        kernel = jnp.exp(-scale[0] ** 2 * (square[:, None] + square[None] - 2 * x @ x.T)) + 0.1 * jnp.eye(len(x))
+        kernel = jnp.exp(-(scale[0] ** 2) * (square[:, None] + square[None] - 2 * x @ x.T)) + 0.1 * jnp.eye(len(x))
         factor = jnp.linalg.cholesky(kernel)
         solved = jax.scipy.linalg.solve_triangular(factor, y, lower=True)
         return jnp.sum(solved**2) + jnp.sum(jnp.log(jnp.diag(factor)))

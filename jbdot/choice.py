@@ -1,7 +1,8 @@
 """Which lowering a dot gets on which backend, and why.
 
 `chosen` is the one place of decision. It looks at the lowering that the user names, then at what `jbdot.tune` measured
-on this machine, then at the rules of the backend: the first that fits. Where none fits, the dot runs as it stands. The rules are in `backends.py`, each beside the case that it was measured on.
+on this machine, then at the rules of the backend: the first that fits. Where none fits, the dot runs as it stands. The
+rules are in `backends.py`, each beside the case that it was measured on.
 """
 
 import dataclasses

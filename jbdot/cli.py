@@ -226,7 +226,8 @@ def optimize(
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_frame.f_code.co_filename != str(script):
             traceback = traceback.tb_next
-        sys.excepthook(type(error), error, traceback or error.__traceback__)
+        error.__traceback__ = traceback or error.__traceback__
+        sys.excepthook(type(error), error, error.__traceback__)
         raise typer.Exit(1) from None
 
 

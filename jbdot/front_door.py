@@ -19,6 +19,7 @@ from jax import lax
 from jax import numpy as jnp
 from jax.core import Tracer
 
+from jbdot import internals
 from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue, Refusal, array_text
 from jbdot.planned import Operand, Planned
@@ -36,6 +37,7 @@ _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by fun
 _MOST_RUNS: Final = 4096
 # A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
 _INLINE: Final[Any] = True if (_inline := getattr(jax, "Inline", None)) is None else _inline.JAX_EARLY
+_ARRAYS: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, list, tuple)  # the last two: refused
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
 _PLANNED: Final[dict[Any, Planned]] = {}  # plans of calls that were traced, by all that a planner is told
 
@@ -76,7 +78,7 @@ def perform(
             # shapes and dtypes are left to jit's own cache.
             try:
                 known = marshal.dumps(arguments, 2) if key is None else key
-                run = _RUNS.get((function, known, *settings, lax.dot_general))
+                run = _RUNS.get((function, known, *settings, getattr(lax.dot_general, "__code__", None)))
             except (TypeError, ValueError):  # an argument that cannot be looked up
                 run = None
             if run is not None:
@@ -93,7 +95,7 @@ def _answer(
     lhs, rhs = as_array(lhs), as_array(rhs)
     if isinstance(settings[0], list):
         settings = (tuple(settings[0]), *settings[1:])
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
+    if internals.is_patched() or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
         return _planned(function, lhs, rhs, arguments, key).run(lhs, rhs, *settings)
     found = _lookup(function, arguments, settings, key)
     if found is None:
@@ -130,8 +132,9 @@ def forget() -> None:
 def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:
     """What a call is found again by; None for arguments that cannot be."""
     try:
-        # With the dot that is called, which a library may have put in lax's place.
-        found = function, marshal.dumps(arguments, 2) if key is None else key, *settings, lax.dot_general
+        # With the code of lax's dot: a library may put its own in that place, and is to be asked at every call.
+        code = getattr(lax.dot_general, "__code__", None)
+        found = function, marshal.dumps(arguments, 2) if key is None else key, *settings, code
         hash(found)
     except (TypeError, ValueError):
         return None
@@ -292,6 +295,13 @@ def as_array(x: Any) -> Any:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
         raise BadType("an operand must be an array of numbers", str(error)) from None
+
+
+def is_array(x: Any) -> bool:
+    """Whether x holds values, as an array of JAX or NumPy, a scalar or a BCOO does, and a tracer does not."""
+    if x.__class__ in _CONCRETE:
+        return True
+    return not isinstance(x, Tracer) and (isinstance(x, _ARRAYS) or is_sparse(x))
 
 
 def is_sparse(x: Any) -> bool:

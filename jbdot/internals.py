@@ -4,33 +4,33 @@ A JAX that has changed one of them costs a warning, once, and dots that are lowe
 """
 
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import jax
 
 Rule = Callable[..., Any]
-Result = TypeVar("Result")
 
 _NOTES: Final = "jbdot"
 _CHANGED: Final = (AttributeError, ImportError, KeyError, TypeError, ValueError, NotImplementedError)
 
 
-def _contract(fallback: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def _contract(fallback: Any) -> Callable[[Callable[..., Any]], Any]:
     """Makes of a reading of JAX's insides one that warns, and gives `fallback`, where JAX has changed them."""
 
-    def guard(read: Callable[..., Result]) -> Callable[..., Result]:
+    def guard(read: Callable[..., Any]) -> Any:
         @functools.wraps(read)
-        def guarded(*args: Any) -> Result:
+        def guarded(*args: Any) -> Any:
             try:
                 return read(*args)
             except _CHANGED as error:
                 _warn(read.__name__, f"{type(error).__name__}: {error}")
                 return fallback() if fallback in (dict, list) else fallback
 
-        guarded.fallback = fallback  # pyright: ignore[reportFunctionMemberAccess]
+        vars(guarded)["fallback"] = fallback  # for tests
         return guarded
 
     return guard
@@ -56,10 +56,11 @@ def put_before(primitive: Any, rule: Rule) -> None:
     from jax._src import effects
     from jax._src.interpreters import mlir
 
-    per_platform, tables = mlir.lower_per_platform, mlir._platform_specific_lowerings
+    per_platform, tables = mlir.lower_per_platform, mlir._platform_specific_lowerings  # pyright: ignore[reportPrivateUsage]
     rules = {name: table[primitive].rule for name, table in tables.items() if primitive in table}
     rules = {name: functools.partial(rule, before=own, platform=name) for name, own in rules.items()}
-    default = functools.partial(rule, before=mlir._lowerings[primitive].rule, platform=None)
+    own = mlir._lowerings[primitive].rule  # pyright: ignore[reportPrivateUsage]
+    default = functools.partial(rule, before=own, platform=None)
     none = effects.no_effects
 
     def lowered(context: Any, *values: Any, **params: Any) -> Any:
@@ -118,7 +119,7 @@ def is_in_kernel() -> bool:
     """Whether what is being lowered belongs to a Pallas kernel that is interpreted: then Pallas has called for it."""
     if "jax._src.pallas.pallas_call" not in sys.modules:
         return False
-    frame = sys._getframe()
+    frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("jax._src.pallas."):
             return True
@@ -157,7 +158,7 @@ def is_used(anchor: Any) -> bool:
 
 def before(anchor: Any) -> Any:
     """A context in which operations are put before an anchor."""
-    from jax._src.lib.mlir import ir
+    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
 
     return ir.InsertionPoint(anchor.owner)
 
@@ -198,6 +199,21 @@ def primitive(name: str) -> Any:
     return core.Primitive(name)
 
 
+@_contract(None)
+def spmd_name(axis: Any) -> Any:
+    """The `spmd_axis_name` of a vmap, by what its batching rules are told of its axis."""
+    return axis.spmd_name
+
+
+@_contract(False)
+def is_patched() -> bool:
+    """Whether a library has put its own in the place of `lax.dot_general`: a function, or code into JAX's."""
+    from jax._src.lax import lax
+
+    code = getattr(jax.lax.dot_general, "__code__", None)
+    return code is None or code.co_filename != lax.__file__
+
+
 @_contract(RuntimeError)
 def sharding_error() -> type[Exception]:
     """The class of error that JAX raises where the operands' shardings leave open how a result is sharded."""
@@ -221,7 +237,9 @@ def remat_as_dot(primitive: Any, params: Callable[..., dict[str, Any]]) -> None:
         return asked is True or type(asked).__name__ == "SaveableType"
 
     def of_jaxpr(policy: Any, unknown: Any, instantiated: Any, equation: Any) -> Any:
-        left = [x for x, known in zip(equation.invars, instantiated, strict=True) if not known and not hasattr(x, "val")]
+        left = [
+            x for x, known in zip(equation.invars, instantiated, strict=True) if not known and not hasattr(x, "val")
+        ]
         if any(unknown):
             return None, equation, [True], [True], left
         if saved(policy, *(x.aval for x in equation.invars), **equation.params):

@@ -67,7 +67,8 @@ class _Dot:
     def lowered(self) -> Any:
         """Writes it into the program, and notes where, as long as a turned result would be lowered in another way."""
         is_direct, r = self.choice.lowering == "direct", self.request
-        if is_direct and self._chosen(self.as_written).lowering == "direct":
+        as_written = self.choice if self.as_written is r else self._chosen(self.as_written)
+        if is_direct and as_written.lowering == "direct":
             out = self.direct()
         else:
             out = _written(self.context, self.choice, r, *self.operands)
@@ -114,8 +115,8 @@ def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str |
         if folded is not None:
             operands[side], request = made, folded
     direct = functools.partial(_only, before, context, lhs, rhs, **params)
-    platform = platform or internals.platform(context)
-    return [_Dot(context, (operands[0], operands[1]), request, written, platform, lowering, direct).lowered()]
+    where = platform or internals.platform(context)
+    return [_Dot(context, (operands[0], operands[1]), request, written, where, lowering, direct).lowered()]
 
 
 def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:

@@ -137,11 +137,12 @@ class Optimized(Generic[P, R]):
             A `Report`: print it, or iterate over its rows. It is of one device: a dot that XLA cuts for several
             runs as it stands, one inside `shard_map` is listed with the sizes of one shard.
         """
+        function: Callable[..., Any] = self.__call__
         arrays, call = _parted((args, kwargs), (*_ARRAYS, jax.ShapeDtypeStruct))
 
         def of_arrays(*arrays: Any) -> list[Any]:
             args, kwargs = call(arrays)
-            return _parted(self(*args, **kwargs), _ARRAYS)[0]
+            return _parted(function(*args, **kwargs), _ARRAYS)[0]
 
         jaxpr = jax.make_jaxpr(of_arrays)(*arrays)
         return Report.of(getattr(self, "__name__", type(self._f).__name__), jaxpr, platform or jax.default_backend())

@@ -163,7 +163,9 @@ class Planned:
                 lowering does not fit.
         """
         if self.is_turned and lowering != "direct":
-            return self.swapped.run(rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, lowering)
+            return self.swapped.run(
+                rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, lowering
+            )
         c = self.contraction
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
         shape, dtype = _promise(self, lhs.shape, rhs.shape, lhs.dtype, rhs.dtype, wanted, jax.config.jax_enable_x64)

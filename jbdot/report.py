@@ -82,7 +82,8 @@ class ReportRow:
         """Of both operands."""
         r = self.request
         return sum(
-            math.prod(shape) * jnp.dtype(dtype).itemsize for shape, dtype in ((r.lhs, r.lhs_dtype), (r.rhs, r.rhs_dtype))
+            math.prod(shape) * jnp.dtype(dtype).itemsize
+            for shape, dtype in ((r.lhs, r.lhs_dtype), (r.rhs, r.rhs_dtype))
         )
 
     @property
@@ -211,13 +212,13 @@ def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -
     What JAX traced elsewhere, such as a derivative rule, has no line of its own: then it has that of its call.
     """
     equations = getattr(jaxpr, "jaxpr", jaxpr).eqns
-    made = {id(equation.outvars[0]): equation for equation in equations if equation.outvars}
+    transposes = {id(equation.outvars[0]): equation for equation in equations if equation.primitive is lax.transpose_p}
     first = {id(variable): equation for equation in reversed(equations) for variable in equation.invars}
     for equation in equations:
         name, params = equation.primitive.name, equation.params
         at = re.sub(r":(\d+):\d+ ", r":\1 ", internals.source(equation)) or source
         if equation.primitive is lax.dot_general_p:
-            yield ReportRow(at, times, *_decided(equation, made, first.get(id(equation.outvars[0])), platform))
+            yield ReportRow(at, times, *_decided(equation, transposes, first.get(id(equation.outvars[0])), platform))
         elif name in _SEALED or name in _ALONE:
             yield Alone(_SEALED.get(name) or _ALONE[name], at, times, _flops(equation))
         else:
@@ -226,27 +227,23 @@ def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -
                 yield from _found(inside, platform, inner, at)
 
 
-def _decided(
-    equation: Any, made: dict[int, Any], reader: Any, platform: str
-) -> tuple[Request, Choice]:
+def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: str) -> tuple[Request, Choice]:
     """A dot as it is written, and what `lowering_rule` will choose for it, with the transposes beside it."""
-    written = request = Request.of(
-        *(x.aval for x in (*equation.invars, *equation.outvars)),
-        equation.params["dimension_numbers"],
-        equation.params["precision"],
-    )
+    (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
+    numbers, precision = params["dimension_numbers"], params["precision"]
+    written = request = Request.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
     lowering = mark.of(internals.metadata_of(equation.ctx))
     if lowering == "direct":
         return written, Choice("direct", "as asked")
     for side, operand in enumerate(equation.invars):
         order: tuple[int, ...] | None = None
-        while (maker := made.get(id(operand))) is not None and maker.primitive is lax.transpose_p:
+        while (maker := transposes.get(id(operand))) is not None:
             permutation, operand = maker.params["permutation"], maker.invars[0]
             order = tuple(permutation) if order is None else tuple(permutation[axis] for axis in order)
         request = (None if order is None else request.untransposed(side, order)) or request
-    is_turned = reader is not None and reader.primitive is lax.transpose_p
-    if is_turned and request.is_static and min(request.m, request.n) > 1:
-        request = request.swapped if tuple(reader.params["permutation"]) == turn(request) else request
+    turned = tuple(reader.params["permutation"]) if reader is not None and reader.primitive is lax.transpose_p else None
+    if request.is_static and min(request.m, request.n) > 1 and turned == turn(request):
+        request = request.swapped
     return written, chosen(request, platform, lowering)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import jax
+from jax import core as jax_core
 from jax import numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
@@ -20,7 +21,7 @@ from jbdot.errors import BadValue
 if TYPE_CHECKING:
     from jbdot.sharding_plan import ShardingPlan
 
-Level = tuple[int | None, int | None]  # the axes of lhs and of rhs that one vmap maps
+Level = tuple[int | None, int | None, Any]  # the axes of lhs and of rhs that one vmap maps, and its spmd_axis_name
 
 spread_p: Final = internals.primitive("spread")
 
@@ -42,7 +43,8 @@ class Spread:
         """The function that is traced where the primitive is lowered."""
         function: Callable[[Any, Any], jax.Array] = self.plan.local
         for level in self.levels:
-            function = jax.vmap(function, in_axes=level)
+            *in_axes, name = level
+            function = jax.vmap(function, in_axes=tuple(in_axes), spmd_axis_name=name)
         return function
 
     @functools.cached_property
@@ -57,7 +59,7 @@ class Spread:
                 "a result that is differentiated must have its sums complete", 'reduce="unreduced" leaves them'
             ).told("ShardingPlan", str(self.plan.contraction))
         # The cotangent has each vmap's axis first; of an operand that a vmap did not map the sum is wanted.
-        levels = tuple((0, level[1 - side]) for level in self.levels)
+        levels = tuple((0, level[1 - side], level[2]) for level in self.levels)
         out = spread(dataclasses.replace(self.plan.backward[side].primitive, levels=levels), cotangent, other)
         for outer, level in enumerate(self.levels):
             at, mapped = len(self.levels) - 1 - outer, level[side]
@@ -94,9 +96,11 @@ def _abstract(lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
     return jaxpr.out_avals[0]
 
 
-def _batch(operands: Any, dims: Any, *, how: Spread, jaxpr: Any) -> Any:
+def _batch(axis: Any, operands: Any, dims: Any, *, how: Spread, jaxpr: Any) -> Any:
     del jaxpr
-    return spread(dataclasses.replace(how, levels=(*how.levels, tuple(dims))), *operands), 0
+    if all(dim is None for dim in dims):
+        return spread(how, *operands), None
+    return spread(dataclasses.replace(how, levels=(*how.levels, (*dims, internals.spmd_name(axis)))), *operands), 0
 
 
 def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
@@ -108,7 +112,7 @@ def _lower(context: Any, lhs: Any, rhs: Any, *, how: Spread, jaxpr: Any) -> Any:
     del how
 
     def run(*operands: Any) -> Any:
-        return jax.core.eval_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, *operands)
+        return jax_core.eval_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, *operands)
 
     return mlir.lower_fun(run, multiple_results=True)(context, lhs, rhs)
 
@@ -117,7 +121,7 @@ def _as_dot(*, how: Spread, jaxpr: Any) -> dict[str, Any]:
     """The parameters of the one `lax.dot_general` that would do the same, which a checkpoint policy is asked of."""
     (out,), plan = jaxpr.out_avals, how.plan
     (lc, rc), (lb, rb) = plan.contraction.dimension_numbers
-    for lhs, rhs in how.levels:  # each vmap's axis is one more: of the batch where it maps both
+    for lhs, rhs, _ in how.levels:  # each vmap's axis is one more: of the batch where it maps both
         lc, lb = ((axes if lhs is None else tuple(axis + (axis >= lhs) for axis in axes)) for axes in (lc, lb))
         rc, rb = ((axes if rhs is None else tuple(axis + (axis >= rhs) for axis in axes)) for axes in (rc, rb))
         if lhs is not None and rhs is not None:
@@ -132,6 +136,6 @@ def _as_dot(*, how: Spread, jaxpr: Any) -> dict[str, Any]:
 
 
 ad.defbilinear(spread_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
-batching.primitive_batchers[spread_p] = _batch
+batching.fancy_primitive_batchers[spread_p] = _batch
 mlir.register_lowering(spread_p, _lower)
 internals.remat_as_dot(spread_p, _as_dot)

@@ -81,7 +81,9 @@ def test_checkify(way):
 @every_way
 def test_default_matmul_precision(way):
     def precision():
-        (dot,) = (e for e in jax.make_jaxpr(lambda x, y: WAYS[way](x, y))(X, Y).eqns if e.primitive is lax.dot_general_p)
+        (dot,) = (
+            e for e in jax.make_jaxpr(lambda x, y: WAYS[way](x, y))(X, Y).eqns if e.primitive is lax.dot_general_p
+        )
         return dot.params["precision"]
 
     assert precision() is None
@@ -119,9 +121,13 @@ def test_strict_promotion_and_ranks(lowering):
     if lowering in ("padded", "fused"):
         y = y[..., :1]
     want = jnp.matmul(x, y)
-    call = jax.jit(lambda x, y: jbdot.matmul(x, y, lowering=lowering) if lowering != "shifted" else jbdot.contract(
-        "b m k, b k n -> b m n", x, y, lowering=lowering
-    ))
+    call = jax.jit(
+        lambda x, y: (
+            jbdot.matmul(x, y, lowering=lowering)
+            if lowering != "shifted"
+            else jbdot.contract("b m k, b k n -> b m n", x, y, lowering=lowering)
+        )
+    )
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"), jax.checking_leaks():
         np.testing.assert_array_equal(call(x, y), want)
 
@@ -187,7 +193,9 @@ def test_a_patch_before_and_after(patched):
     for lowering in (None, "auto", "reduced", "direct"):
         seen.clear()
         np.testing.assert_array_equal(jbdot.dot(x, y, lowering=lowering), 2 * want)
-        np.testing.assert_array_equal(jax.jit(lambda x, y, l=lowering: jbdot.dot(x, y, lowering=l))(x, y), 2 * want)
+        np.testing.assert_array_equal(
+            jax.jit(lambda x, y, name=lowering: jbdot.dot(x, y, lowering=name))(x, y), 2 * want
+        )
         assert set(seen) == {((5, 6), (6, 7))}
     seen.clear()
     with jbdot.optimize("unrolled"):
@@ -246,7 +254,7 @@ def test_classes_of_errors(name, traced):
             return jax.jit(lambda x: f(x, *rest, **kwargs))(lhs)
         return f(*args, **kwargs)
 
-    with pytest.raises(Exception) as want:  # noqa: PT011, B017
+    with pytest.raises(Exception) as want:
         call(lax.dot_general)
     with pytest.raises(type(want.value), match=r"^dot_general: ") as got:
         call(jbdot.dot_general)
@@ -259,9 +267,9 @@ def test_a_sharding_error_stays_one():
         x = jax.device_put(array(4, 4), NamedSharding(mesh, P(None, "x")))
         y = jax.device_put(array(4, 4), NamedSharding(mesh, P("x", None)))
         for call in (lambda f: f(x, y, NUMBERS), lambda f: jax.jit(lambda x, y: f(x, y, NUMBERS))(x, y)):
-            with pytest.raises(Exception, match="(?s).*") as want:
+            with pytest.raises(Exception, match="shard") as want:
                 call(lax.dot_general)
-            with pytest.raises(type(want.value), match="^dot_general: the operands' shardings must say") as got:
+            with pytest.raises(type(want.value), match=r"^dot_general: the operands' shardings must say") as got:
                 call(jbdot.dot_general)
             assert type(got.value).__name__ == "ShardingTypeError"
             assert "out_sharding=P(" in str(got.value)
@@ -310,7 +318,7 @@ def test_dtypes_as_lax(lhs, rhs, wanted, transform):
         differentiable = jnp.issubdtype(x.dtype, jnp.inexact) and jnp.issubdtype(y.dtype, jnp.inexact)
 
         def call(f, numbers=numbers):
-            return lambda x, y: f(x, y, numbers, preferred_element_type=wanted)
+            return lambda lhs, rhs: f(lhs, rhs, numbers, preferred_element_type=wanted)
 
         results = []
         for f in (lax.dot_general, jbdot.dot_general, jbdot.optimize(lax.dot_general)):
@@ -323,9 +331,9 @@ def test_dtypes_as_lax(lhs, rhs, wanted, transform):
                 case "vmap":
                     out = jax.jit(jax.vmap(dot, (0, None)))(jnp.stack([x, x]), y)
                 case "grad" if differentiable and x.dtype.kind != "c":
-                    out = jax.jit(jax.grad(lambda x, y: dot(x, y).astype(jnp.float32).sum(), (0, 1)))(x, y)
+                    out = jax.jit(jax.grad(lambda x, y, dot=dot: dot(x, y).astype(jnp.float32).sum(), (0, 1)))(x, y)
                 case "jvp" if differentiable and x.dtype == y.dtype:
-                    out = jax.jit(lambda x, y: jax.jvp(dot, (x, y), (x, y)))(x, y)
+                    out = jax.jit(lambda x, y, dot=dot: jax.jvp(dot, (x, y), (x, y)))(x, y)
                 case _:
                     continue
             results.append(out)

@@ -174,3 +174,44 @@ def test_a_plan_that_cannot_be_made(jbdot, change, fact):
     code, _, err = jbdot(*PLAN, *change)
     assert code == 2
     assert fact in " ".join(err.split())
+
+
+SCRIPT = """
+import sys
+import helper
+import jax, jax.numpy as jnp
+x = jnp.ones((3, 4))
+text = jax.jit(lambda x: x @ x.T).lower(x).as_text()
+print(sys.argv[1:], __name__, helper.VALUE, "dot_general" in text)
+if "--fail" in sys.argv:
+    raise ValueError("the script's own")
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "helper.py").write_text("VALUE = 7")
+    monkeypatch.setattr("sys.path", list(cli.sys.path))
+    yield tmp_path / "train.py"
+    cli.jbdot.optimize_everything(None)
+    cli.sys.modules.pop("helper", None)
+
+
+def test_optimize_runs_a_script_in_this_process(jbdot, script):
+    code, out, err = jbdot("optimize", script, "--epochs", "3", "--lowering=x")
+    assert (code, out, err) == (0, "['--epochs', '3', '--lowering=x'] __main__ 7 True\n", "")  # direct by its rules
+    code, out, _ = jbdot("optimize", "--lowering", "reduced", script, "a")
+    assert (code, out) == (0, "['a'] __main__ 7 False\n")
+
+
+def test_a_script_fails_as_under_python(jbdot, script):
+    code, _, err = jbdot("optimize", script, "--fail")
+    assert code == 1
+    assert err.startswith(f'Traceback (most recent call last):\n  File "{script}", line 9, in <module>')
+    assert err.endswith("ValueError: the script's own\n")
+    assert "typer" not in err
+    code, _, err = jbdot("optimize", script.parent / "none.py")
+    assert (code, "there is no script" in err) == (2, True)
+    code, _, err = jbdot("optimize", "--lowering", "fast", script)
+    assert (code, "lowering must be the name of a lowering" in err) == (2, True)

@@ -48,7 +48,9 @@ def differentiated():
     """ad.primitive_jvps, primitive_transposes, fancy_transposes."""
     for transform_ in (lambda f: jax.grad(lambda x, y: f(x, y).sum(), (0, 1)), lambda f: lambda *a: jax.jvp(f, a, a)):
         assert text(transform_(ours), X, Y) == text(transform_(lax_dot), X, Y)
-    np.testing.assert_array_equal(jax.linear_transpose(lambda x: ours(x, Y), X)(jnp.ones((3, 2)))[0], jnp.ones((3, 2)) @ Y.T)
+    np.testing.assert_array_equal(
+        jax.linear_transpose(lambda x: ours(x, Y), X)(jnp.ones((3, 2)))[0], jnp.ones((3, 2)) @ Y.T
+    )
 
 
 def batched():
@@ -58,7 +60,7 @@ def batched():
 
 
 def lowered():
-    """mlir._lowerings, where jbdot's own rule stands before JAX's, and mlir._uncacheable_primitives, so that it sees."""
+    """mlir._lowerings, where jbdot's rule stands before JAX's, and mlir._uncacheable_primitives, so that it sees."""
     named = jax.jit(lambda x, y: jbdot.dot(x, y, lowering="reduced")).lower(X, Y).as_text()
     assert "stablehlo.dot_general" not in named
     assert "stablehlo.dot_general" in jax.jit(ours).lower(X, Y).as_text()

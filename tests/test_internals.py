@@ -106,7 +106,7 @@ def test_transposed(lowered):
     def f(probe, x):
         return probe.bind(lax.transpose(x, (1, 0)))
 
-    value, permutation = lowered(lambda context, x: internals.transposed(x), f, X)
+    _, permutation = lowered(lambda context, x: internals.transposed(x), f, X)
     assert permutation == (1, 0)
     assert lowered(lambda context, x: internals.transposed(x), bind, X) is None
     assert lowered(lambda context, x: internals.transposed(x), lambda probe, x: probe.bind(x + 1), X) is None
@@ -135,7 +135,9 @@ def test_a_rule_before_jaxs_own():
         return before(context, x, **params)
 
     saved = insides._lowerings[lax.cbrt_p]
-    own = {name: table[lax.cbrt_p] for name, table in insides._platform_specific_lowerings.items() if lax.cbrt_p in table}
+    own = {
+        name: table[lax.cbrt_p] for name, table in insides._platform_specific_lowerings.items() if lax.cbrt_p in table
+    }
     try:
         internals.put_before(lax.cbrt_p, rule)
         np.testing.assert_allclose(jax.jit(jnp.cbrt)(jnp.float32(27)), 3, 1e-6)
@@ -148,7 +150,9 @@ def test_a_rule_before_jaxs_own():
 
 
 def test_jbdot_rule_stands_before_jaxs_own():
-    assert "stablehlo.dot_general" not in jax.jit(lambda x, y: jbdot.dot(x, y, lowering="reduced")).lower(X, Y).as_text()
+    assert (
+        "stablehlo.dot_general" not in jax.jit(lambda x, y: jbdot.dot(x, y, lowering="reduced")).lower(X, Y).as_text()
+    )
 
 
 def test_source_and_inner_jaxprs():
@@ -156,6 +160,21 @@ def test_source_and_inner_jaxprs():
     assert "test_internals.py" in internals.source(equation)
     assert len(internals.inner_jaxprs(equation.params)) == 1
     assert internals.inner_jaxprs({"a": 1}) == []
+
+
+def test_a_patch_of_the_dot_is_seen(monkeypatch):
+    assert internals.is_patched() is False
+    own = lax.dot_general
+    monkeypatch.setattr(lax, "dot_general", lambda *args, **kwargs: own(*args, **kwargs))
+    assert internals.is_patched() is True
+    monkeypatch.setattr(lax, "dot_general", own)
+    code = own.__code__
+    try:  # as qwix does it
+        own.__code__ = (lambda lhs, rhs, *args, **kwargs: lhs).__code__
+        assert internals.is_patched() is True
+    finally:
+        own.__code__ = code
+    assert internals.is_patched() is False
 
 
 def test_sharding_error():
@@ -191,12 +210,15 @@ def test_a_changed_jax_costs_one_warning_and_nothing_else(contract, monkeypatch)
     monkeypatch.setattr(internals, contract, internals._contract(fallback)(gone))
     x, y = jnp.ones((8, 4, 3)), jnp.ones((8, 4, 5))
     step = jax.value_and_grad(lambda x, y: (jnp.einsum("bkm,bkn->bmn", x, y).swapaxes(1, 2) + 1).sum(), (0, 1))
-    with pytest.warns(UserWarning, match=rf"has changed what internals.{contract} reads") as told:
+
+    def run():
         for lowering in ("reduced", "unrolled"):
             value, gradients = jax.jit(jbdot.optimize(step, lowering=lowering))(x, y)
             assert (value, gradients[0].sum(), gradients[1].sum()) == (600, 480, 480)
-        direct = jax.jit(lambda x, y: jbdot.batch_dot(x, y, 1, lowering="direct"))(x, y)
-        assert direct.sum() == 480
+        assert jax.jit(lambda x, y: jbdot.batch_dot(x, y, 1, lowering="direct"))(x, y).sum() == 480
+
+    with pytest.warns(UserWarning, match=rf"has changed what internals.{contract} reads") as told:
+        run()
     assert len(told) == 1
 
 

@@ -106,9 +106,7 @@ def test_a_named_lowering_travels_into_gradients():
         return jbdot.batch_dot(x, y, lowering="unrolled").sum()
 
     assert [marks(e) for e in dots(jax.make_jaxpr(jax.grad(loss))(x).jaxpr)] == ["unrolled", "unrolled"]
-    assert {marks(e) for e in dots(jax.make_jaxpr(lambda x: jax.jvp(loss, (x,), (x,)))(x).jaxpr)} == {
-        "unrolled"
-    }
+    assert {marks(e) for e in dots(jax.make_jaxpr(lambda x: jax.jvp(loss, (x,), (x,)))(x).jaxpr)} == {"unrolled"}
 
 
 @pytest.mark.parametrize("lowering", ["pinned", "reduced", "unrolled", "split", "looped"])

@@ -56,8 +56,7 @@ def test_a_context_survives_an_error_and_can_be_entered_again():
     context = jbdot.optimize()
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), context, context:
-            assert lowering(jnp.dot, X, Y) == "auto"
-            raise ZeroDivisionError
+            1 / (lowering(jnp.dot, X, Y) != "auto")
         assert lowering(jnp.dot, X, Y) == "direct"
 
 
@@ -106,9 +105,9 @@ def test_hash_gives_each_dot_some_lowering_that_fits(process):
 
 @pytest.mark.parametrize(("asked", "error"), [("fast", ValueError), (3, TypeError)])
 def test_what_is_no_lowering_is_refused(asked, error):
-    with pytest.raises(error, match="^optimize_everything: lowering must be the name of a lowering: .*One of auto"):
+    with pytest.raises(error, match=r"^optimize_everything: lowering must be the name of a lowering: .*One of auto"):
         jbdot.optimize_everything(asked)
-    with pytest.raises(error, match="^optimize: lowering must be"):
+    with pytest.raises(error, match=r"^optimize: lowering must be"):
         jbdot.optimize(lowering=asked)
 
 

@@ -119,12 +119,12 @@ def compare(block, policy, found, args, value=True):
 def test_as_lax(name, policy):
     policy = CASES[policy]
     block, args = BLOCKS[name](of_lax, batched)
-    ours, _ = BLOCKS[name](
-        lambda x, y: jbdot.dot(x, y), lambda x, y: jbdot.contract("b m k, b k n -> b m n", x, y)
-    )
+    ours, _ = BLOCKS[name](lambda x, y: jbdot.dot(x, y), lambda x, y: jbdot.contract("b m k, b k n -> b m n", x, y))
     found = {
         "jbdot.dot": gradient(ours, policy),
-        "grad(optimize)": jax.grad(jbdot.optimize(lambda *a: jnp.sum(jax.checkpoint(block, policy=policy)(*a))), (0, 1)),
+        "grad(optimize)": jax.grad(
+            jbdot.optimize(lambda *a: jnp.sum(jax.checkpoint(block, policy=policy)(*a))), (0, 1)
+        ),
         "optimize(grad)": jbdot.optimize(gradient(block, policy)),
     }
     offloads = "offload" in str(policy)
@@ -184,16 +184,17 @@ def test_other_implementations_of_jax(setting, name):
         return jnp.tanh(x @ w)
 
     with_rule.defvjp(
-        lambda x, w: (with_rule(x, w), (x, w)), lambda kept, g: (g @ kept[1].T, kept[0].reshape(-1, 4).T @ g.reshape(-1, 4))
+        lambda x, w: (with_rule(x, w), (x, w)),
+        lambda kept, g: (g @ kept[1].T, kept[0].reshape(-1, 4).T @ g.reshape(-1, 4)),
     )
     policy = POLICIES.dots_saveable
     jax.config.update(setting, True)
     try:
         block, args = BLOCKS[name](of_lax, batched)
-        ours, _ = BLOCKS[name](
-            lambda x, y: jbdot.dot(x, y), lambda x, y: jbdot.contract("b m k, b k n -> b m n", x, y)
+        ours, _ = BLOCKS[name](lambda x, y: jbdot.dot(x, y), lambda x, y: jbdot.contract("b m k, b k n -> b m n", x, y))
+        compare(
+            block, policy, {"ours": gradient(ours, policy), "optimize": jbdot.optimize(gradient(block, policy))}, args
         )
-        compare(block, policy, {"ours": gradient(ours, policy), "optimize": jbdot.optimize(gradient(block, policy))}, args)
         rule = jax.grad(lambda x, w: jnp.sum(with_rule(x, w)), (0, 1))
         assert counted(jbdot.optimize(rule), *args) == counted(rule, *args)
     finally:

@@ -83,3 +83,45 @@ def test_on_explicit_axes_a_basis_is_cut_and_an_operand_elsewhere_is_refused():
         np.testing.assert_array_equal(jacobian, np.einsum("mp,kn->mnpk", np.eye(8), y))
         with pytest.raises(ValueError, match=r"lhs is at P\('y', None\), planned lhs float32\[8,4\] P\('x', 'y'\)"):
             jax.jit(lambda lhs, rhs: plan(jax.reshard(lhs, P("y")), rhs))(lhs, rhs)
+
+
+def test_the_axis_of_a_vmap_reaches_the_plan():
+    """`spmd_axis_name`: the mapped axis stays cut along it, and nothing is gathered for it."""
+    on = mesh((2, 2))
+    x, y = integers((3, 8, 4)), integers((4, 12), 1)
+    xs = jnp.concatenate([x, x[:1]])
+    placed = NamedSharding(on, P("x", None, "y"))
+    lhs, rhs = jax.device_put(xs, placed), jax.device_put(y, NamedSharding(on, P("y")))
+    one = jax.ShapeDtypeStruct((8, 4), lhs.dtype, sharding=NamedSharding(on, P(None, "y")))
+    plan = plan_sharding(GEMM, one, rhs, P("y"))
+    mapped = jax.jit(jax.vmap(plan, (0, None), spmd_axis_name="x"))
+    out = mapped(lhs, rhs)
+    np.testing.assert_array_equal(out, np.asarray(xs) @ np.asarray(y))
+    assert out.sharding.spec == P("x", "y")
+    assert "all-gather" not in mapped.lower(lhs, rhs).compile().as_text()
+    gradient = jax.jit(jax.grad(lambda lhs, rhs: square(mapped(lhs, rhs)), (0, 1)))(lhs, rhs)
+    want = jax.grad(lambda lhs, rhs: square(lhs @ rhs), (0, 1))(jnp.asarray(xs), jnp.asarray(y))
+    jax.tree.map(np.testing.assert_array_equal, gradient, want)
+
+
+@pytest.mark.parametrize("remat3", [False, True])
+def test_checkpoint_policies_see_a_dot(case, remat3):
+    """Under a policy that saves dots, a plan runs once forward: its dot and its sums."""
+    plan, (lhs, rhs), _ = case
+    policies = jax.checkpoint_policies
+
+    def runs(policy):
+        block = jax.checkpoint(lambda x, y: jnp.sin(plan(jnp.sin(x), y)).sum(), policy=policy)
+        return str(jax.make_jaxpr(jax.grad(block, (0, 1)))(lhs, rhs)).count(" spread[")
+
+    jax.config.update("jax_remat3", remat3)
+    try:
+        assert runs(policies.dots_saveable) == runs(policies.dots_with_no_batch_dims_saveable) == 3
+        assert runs(policies.everything_saveable) == 3
+        assert runs(policies.nothing_saveable) == runs(None) == 4
+        asked = []
+        runs(lambda primitive, *operands, **params: asked.append((primitive, params)) or False)
+        numbers = [params["dimension_numbers"] for primitive, params in asked if primitive is jax.lax.dot_general_p]
+        assert numbers[0] == (((1,), (0,)), ((), ()))
+    finally:
+        jax.config.update("jax_remat3", False)

@@ -20,7 +20,7 @@ def array(*shape):
     return jnp.asarray(RNG.integers(-4, 5, shape), jnp.float32)
 
 
-# name: (function of two arrays and k, such as a lowering, the shapes of the arrays, the primitives that it leaves in order)
+# name: (function of two arrays and k, such as a lowering, the shapes of both, the primitives that it leaves in order)
 DOORS = {
     "keras_tf1.dot": (keras_tf1.dot, (2, 3, 4), (7, 4, 5), ["dot_general"]),
     "keras_tf1.batch_dot": (keras_tf1.batch_dot, (3, 6, 4, 5), (3, 6, 5, 2), ["dot_general"]),
