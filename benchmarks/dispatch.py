@@ -4,7 +4,8 @@ Eager: a front-door call of (4,4,5) x (4,5,8) float32 against a warm `jax.jit` o
 `lax.dot_general` on the same arrays, in alternating blocks of calls, so that the machine's drift
 hits both. The arrays are uniform in [0, 1); on arrays of this size the arithmetic is nothing and
 the call is everything, so there is no limit of FLOP/s or bytes/s to state: the bare call is it.
-Tracing: `jax.make_jaxpr` of a function with 100 calls, against 100 of `jnp.einsum`.
+Tracing: `jax.make_jaxpr` of a function with 100 calls, against 100 of `jnp.einsum`; and of the gradient of such a
+function, plain, under one vmap and under two, against 100 of `lax.dot_general`.
 Importing: `import jbdot` after `import jax`, in fresh processes.
 
 Compiled text is compared in tests/test_transforms.py: there it is equal, not measured.
@@ -12,6 +13,7 @@ Compiled text is compared in tests/test_transforms.py: there it is equal, not me
 
 import argparse
 import gc
+import itertools
 import json
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from benchmarks.timing import block_us, machine, spread
 from jbdot import Contraction
 
 BOUNDS = {"eager": 1.3, "einsum": 0.5, "trace": 1.5, "import_s": 0.2}
+GRADIENTS = {"jbdot.dot_general": 1.1, "jbdot.optimize": 1.1, "jbdot.dot": 1.35, "jbdot.batch_dot": 1.35}  # bounds
 NUMBERS = (((2,), (1,)), ((0,), (0,)))
 LABELS = "b m k, b k n -> b m n"
 RESULTS = Path(__file__).parent / "results"
@@ -117,6 +120,59 @@ def tracing(rounds: int, track: Callable[..., Any]) -> list[dict[str, Any]]:
     ]
 
 
+def hundred(dot: Callable[..., Any]) -> Callable[..., Any]:
+    """The sum of the result of 100 products, each of the one before."""
+
+    def function(x: Any, y: Any) -> Any:
+        for _ in range(100):
+            x = dot(x, y)
+        return x.sum()
+
+    return function
+
+
+def gradients(rounds: int, track: Callable[..., Any]) -> list[dict[str, Any]]:
+    """Measures tracing the gradient of 100 calls, plain and under vmaps, every way in turn in each round."""
+
+    def matrix(x: Any, y: Any) -> Any:
+        return lax.dot_general(x, y, (((1,), (0,)), ((), ())))
+
+    def batch(x: Any, y: Any) -> Any:
+        return lax.dot_general(x, y, NUMBERS)
+
+    small, large = jax.ShapeDtypeStruct((5, 5), jnp.float32), jax.ShapeDtypeStruct((4, 5, 5), jnp.float32)
+    ways = {  # with the way of lax that each is measured against
+        "jbdot.dot_general": (hundred(lambda x, y: jbdot.dot_general(x, y, NUMBERS)), hundred(batch), large),
+        "jbdot.optimize": (jbdot.optimize(hundred(batch)), hundred(batch), large),
+        "jbdot.dot": (hundred(jbdot.dot), hundred(matrix), small),
+        "jbdot.batch_dot": (hundred(jbdot.batch_dot), hundred(batch), large),
+    }
+    times: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for _ in track(range(rounds), description="tracing gradients"):
+        for (name, (ours, theirs, shape)), vmaps in itertools.product(ways.items(), range(3)):
+            pair = tuple(gradient_ms(function, shape, vmaps) for function in (ours, theirs))
+            times.setdefault((name, vmaps), []).append(pair)
+    return [
+        {
+            "calls": f"gradient of 100 x {name}, {vmaps} vmaps",
+            "bound": GRADIENTS[name],
+            "ms": spread([ours for ours, _ in found]),
+            "ratio": spread([ours / theirs for ours, theirs in found]),
+        }
+        for (name, vmaps), found in times.items()
+    ]
+
+
+def gradient_ms(function: Callable[..., Any], shape: jax.ShapeDtypeStruct, vmaps: int) -> float:
+    """Milliseconds to trace a gradient under so many vmaps over the first operand."""
+    gradient, x = jax.grad(function, (0, 1)), shape
+    for _ in range(vmaps):
+        gradient, x = jax.vmap(gradient, (0, None)), jax.ShapeDtypeStruct((2, *x.shape), x.dtype)
+    start = time.perf_counter_ns()
+    jax.make_jaxpr(lambda x, y: gradient(x, y))(x, shape)
+    return (time.perf_counter_ns() - start) / 1e6
+
+
 def importing(rounds: int, track: Callable[..., Any]) -> dict[str, float]:
     """Measures `import jbdot` after `import jax`, in seconds."""
     script = "import time, jax; start = time.perf_counter(); import jbdot; print(time.perf_counter() - start)"
@@ -139,6 +195,10 @@ def report(results: dict[str, Any], console: rich.console.Console) -> None:
     for row in results["tracing"]:
         table.add_row(row["calls"], cell(row["ms"]), cell(row["ratio"]))
     console.print(table)
+    table = rich.table.Table("tracing", "ms", "of lax.dot_general's", "bound")
+    for row in results["gradients"]:
+        table.add_row(row["calls"], cell(row["ms"]), cell(row["ratio"]), str(row["bound"]))
+    console.print(table)
     console.print(
         f"import jbdot, after jax: {cell(results['import_s'])} s (bound {BOUNDS['import_s']} s)", highlight=False
     )
@@ -159,6 +219,7 @@ def main() -> None:
             "machine": machine(),
             "eager": eager(options.blocks, options.repeats, bar.track),
             "tracing": tracing(max(options.blocks // 5, 2), bar.track),
+            "gradients": gradients(max(options.blocks // 10, 2), bar.track),
             "import_s": importing(max(options.blocks // 10, 2), bar.track),
         }
     report(results, console)
