@@ -134,8 +134,8 @@ def unrolled(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     terms: list[jax.Array] = []
     for index in itertools.product(*(range(request.sizes[label]) for label in c.contracting)):
         at: dict[str | None, int] = dict(zip(c.contracting, index, strict=True))
-        left, right = (_spread(request, *_picked(x, labels, at)) for x, labels in ((lhs, c.lhs), (rhs, c.rhs)))
-        terms.append(_product(left, right))
+        left = _aligned(request, *_picked(lhs, c.lhs, at), c.dot_out)
+        terms.append(_product(left, _aligned(request, *_picked(rhs, c.rhs, at), c.dot_out)))
     while len(terms) > 1:  # in pairs: less is lost than in a row
         terms = [lax.add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
     return terms[0].astype(request.dtype)
@@ -284,14 +284,6 @@ def _ordered(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:
     """Puts x's axes into this order, with unit axes for labels that it has not."""
     x = lax.transpose(x, [labels.index(label) for label in order if label in labels])
     return lax.expand_dims(x, [axis for axis, label in enumerate(order) if label not in labels])
-
-
-def _spread(request: Request, x: jax.Array, labels: Labels) -> jax.Array:
-    """Repeats x along the result's axes that it has not, widened to the sum's dtype."""
-    out = request.contraction.dot_out
-    order = [label for label in out if label in labels]
-    x = lax.transpose(x, [labels.index(label) for label in order]).astype(request.sum_dtype)
-    return lax.broadcast_in_dim(x, request.out, [out.index(label) for label in order])
 
 
 def _picked(x: jax.Array, labels: Labels, at: dict[str | None, int]) -> tuple[jax.Array, Labels]:
