@@ -7,6 +7,7 @@ vmap adds a level: which axes of the operands it maps, the result's always being
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,16 @@ Level = tuple[int | None, int | None, Any]  # the axes of lhs and of rhs that on
 spread_p: Final = internals.primitive("spread")
 
 
+class _Program:
+    """A compiled plan: one for all equal ones, and gone with the last of them."""
+
+    def __init__(self, run: Callable[[Any, Any], jax.Array]) -> None:
+        self.compiled: Any = jax.jit(run)
+
+
+_PROGRAMS: Final[weakref.WeakValueDictionary[Any, _Program]] = weakref.WeakValueDictionary()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spread:
     """A plan under so many vmaps: what the primitive is told.
@@ -38,19 +49,42 @@ class Spread:
     plan: "ShardingPlan"
     levels: tuple[Level, ...] = ()
 
-    @functools.cached_property
-    def run(self) -> Callable[[Any, Any], jax.Array]:
+    def run(self, lhs: Any, rhs: Any) -> jax.Array:
         """The function that is traced where the primitive is lowered."""
         function: Callable[[Any, Any], jax.Array] = self.plan.local
         for level in self.levels:
             *in_axes, name = level
             function = jax.vmap(function, in_axes=tuple(in_axes), spmd_axis_name=name)
-        return function
+        return function(lhs, rhs)
 
     @functools.cached_property
-    def compiled(self) -> Callable[[Any, Any], jax.Array]:
-        """The same, for an eager call."""
-        return jax.jit(self.run)
+    def key(self) -> Any:
+        """What equal plans have in common: all that decides what is run."""
+        plan = self.plan
+        ends = plan.lhs, plan.rhs, plan.out
+        return plan.contraction, plan.mesh, *ends, plan.is_plain, plan.winner, plan.settings, self.levels
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Spread) and self.key == other.key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(self.key)
+
+    @functools.cached_property
+    def _program(self) -> _Program:
+        program = _PROGRAMS.get(self.key)
+        if program is None:
+            _PROGRAMS[self.key] = program = _Program(self.run)
+        return program
+
+    @property
+    def compiled(self) -> Any:
+        """The same, compiled. JAX keeps its traces by the settings and contexts that they were made in."""
+        return self._program.compiled
 
     def transposed(self, side: int, cotangent: Any, other: Any) -> Any:
         """The cotangent of an operand, 0 for lhs: its own contraction, under the same vmaps."""
@@ -75,13 +109,8 @@ class Spread:
 
 def spread(how: Spread, lhs: Any, rhs: Any) -> jax.Array:
     """Runs a plan, under its vmaps, where both operands are as it says."""
-    return spread_p.bind(lhs, rhs, how=how, jaxpr=_traced(how, jax.typeof(lhs), jax.typeof(rhs)))
-
-
-@functools.lru_cache(maxsize=1024)
-def _traced(how: Spread, lhs: Any, rhs: Any) -> Any:
-    """What is run, for whoever reads a jaxpr; and for JAX, which finds there the devices that it is for."""
-    return jax.make_jaxpr(how.run)(lhs, rhs)
+    # The jaxpr is for whoever reads one; and for JAX, which finds there the devices that it is for.
+    return spread_p.bind(lhs, rhs, how=how, jaxpr=how.compiled.trace(lhs, rhs).jaxpr)
 
 
 @spread_p.def_impl

@@ -1,5 +1,8 @@
 """A plan under JAX's transformations: derivatives both ways, vmap in any order, and what a reader of a jaxpr sees."""
 
+import gc
+import weakref
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from meshes import integers, mesh
 
+import jbdot
 from jbdot.sharding_plan import plan_sharding
 
 GEMM = "m k, k n -> m n"
@@ -125,3 +129,55 @@ def test_checkpoint_policies_see_a_dot(case, remat3):
         assert numbers[0] == (((1,), (0,)), ((), ()))
     finally:
         jax.config.update("jax_remat3", False)
+
+
+def test_equal_plans_compile_once_and_dropped_ones_are_let_go(caplog):
+    on = mesh((2, 2))
+    lhs = jax.device_put(integers((8, 4)), NamedSharding(on, P("x", "y")))
+    rhs = jax.device_put(integers((4, 20), 1), NamedSharding(on, P("y")))
+
+    def planned():
+        return plan_sharding(GEMM, lhs, rhs, P("x", "y"))
+
+    first = planned()
+    first(lhs, rhs)
+    step = jax.jit(lambda x, y: planned()(x, y) + 1)
+    step(lhs, rhs)
+    with jax.log_compiles():
+        np.testing.assert_array_equal(planned()(lhs, rhs), np.asarray(lhs) @ np.asarray(rhs))
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+    assert planned().primitive == first.primitive
+    assert hash(planned().primitive) == hash(first.primitive)
+    del first, step
+    jax.clear_caches()  # JAX keeps what it traced; without it, the last of many
+    other = plan_sharding(GEMM, lhs, rhs, P("y", "x"))
+    other(lhs, rhs)
+    kept = weakref.ref(other), weakref.ref(other.primitive._program)
+    del other
+    gc.collect()
+    assert [one() for one in kept] == [None, None]
+
+
+def test_settings_around_a_plan_are_not_stale(case):
+    plan, (lhs, rhs), _ = case
+
+    def precisions():
+        text = str(jax.make_jaxpr(plan)(lhs, rhs))
+        return "HIGHEST" in text
+
+    assert not precisions()
+    with jax.default_matmul_precision("highest"):
+        assert precisions()
+        plan(lhs, rhs)
+    assert not precisions()
+
+
+def test_optimize_reaches_the_dot_of_a_device(case):
+    plan, (lhs, rhs), (x, y) = case
+    if plan.is_plain:
+        return  # XLA partitions it
+    with jbdot.optimize("reduced"):
+        reduced = jax.jit(plan).lower(lhs, rhs).as_text()
+    assert "dot_general" in jax.jit(plan).lower(lhs, rhs).as_text()
+    assert "dot_general" not in reduced
+    np.testing.assert_array_equal(jax.jit(jbdot.optimize(plan, lowering="unrolled"))(lhs, rhs), x @ y)
