@@ -108,11 +108,12 @@ def known(lowering: Any, hashed: bool = False) -> str:
         ValueError: There is none.
     """
     names = (*NAMES, HASH) if hashed else NAMES
-    rule = "lowering must be the name of a lowering"
     if not isinstance(lowering, str):
-        raise BadType(rule, f"got {lowering!r}", f"One of {', '.join(names)}")
+        raise BadType("lowering must be the name of a lowering", f"got {lowering!r}", f"One of {', '.join(names)}")
     if lowering not in names:
-        raise BadValue(rule, f"there is no {lowering!r}", f"One of {', '.join(names)}")
+        raise BadValue(
+            "lowering must be the name of a lowering", f"there is no {lowering!r}", f"One of {', '.join(names)}"
+        )
     return lowering
 
 
