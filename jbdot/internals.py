@@ -3,6 +3,7 @@
 A JAX that has changed one of them costs a warning, once, and dots that are lowered as they stand; nothing else.
 """
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -176,6 +177,15 @@ def exclude_from_tracebacks(folder: str) -> None:
     source_info_util.register_exclusion(folder)
 
 
+@_contract(contextlib.nullcontext())
+def of_no_line() -> Any:
+    """A context: what is traced in it comes from no line, so that it is said to come from where it is called."""
+    from jax._src import source_info_util
+    from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
+
+    return source_info_util.user_context(xla_client.Traceback())
+
+
 @_contract(list)
 def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
     """The jaxprs among an equation's parameters."""
@@ -194,9 +204,11 @@ def source(equation: Any) -> str:
 
 def primitive(name: str) -> Any:
     """A new JAX primitive."""
-    from jax._src import core
-
-    return core.Primitive(name)
+    try:
+        from jax._src.core import Primitive
+    except ImportError:  # the public name, which `import jax` does not load
+        from jax.extend.core import Primitive
+    return Primitive(name)
 
 
 @_contract(None)

@@ -20,6 +20,7 @@ from jax.interpreters import mlir
 
 from jbdot import internals, mark
 from jbdot.choice import Choice, chosen
+from jbdot.lowerings import LOWERINGS
 from jbdot.request import Request
 
 _WIDE: Final = ("float64", "complex128", "int64", "uint64")
@@ -146,15 +147,32 @@ def _lower_transpose(context: Any, x: Any, *, before: Any, platform: str | None,
 
 
 def _written(context: Any, choice: Choice, request: Request, lhs: Any, rhs: Any) -> Any:
-    """Writes a lowering into the program, in a scope that profiles show."""
+    """Writes a lowering into the program, in a scope that profiles show: its steps once for all equal dots."""
 
     def run(request: Request, lhs: Any, rhs: Any) -> Any:
         with jax.named_scope(f"dot_general.{choice.lowering}"):
-            return choice.function(request, lhs, rhs)
+            return _steps_p.bind(lhs, rhs, lowering=choice.lowering, request=request)
 
-    operands = (lhs, request.lhs, request.lhs_dtype), (rhs, request.rhs, request.rhs_dtype)
-    (out,) = _traced(context, run, operands, request)
+    (out,) = _traced(context, run, _typed(request, lhs, rhs), request)
     return out
+
+
+# What a dot is lowered to, as one equation: JAX keeps its text in a module, and writes it again for the next such dot.
+_steps_p: Final = internals.primitive("steps")
+_steps_p.def_abstract_eval(lambda *_, lowering, request: ShapedArray(request.out, jax.numpy.dtype(request.dtype)))
+
+
+def _lower_steps(context: Any, lhs: Any, rhs: Any, *, lowering: str, request: Request) -> Any:
+    def run(request: Request, lhs: Any, rhs: Any) -> Any:
+        with internals.of_no_line():  # the next such dot is on another one
+            return LOWERINGS[lowering](request, lhs, rhs)
+
+    return _traced(context, run, _typed(request, lhs, rhs), request)
+
+
+def _typed(request: Request, lhs: Any, rhs: Any) -> tuple[tuple[Any, Any, str], ...]:
+    """Values with their shapes and dtypes."""
+    return (lhs, request.lhs, request.lhs_dtype), (rhs, request.rhs, request.rhs_dtype)
 
 
 def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], request: Request) -> Any:
@@ -179,5 +197,6 @@ def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], .
 
 
 internals.exclude_from_tracebacks(str(Path(__file__).parent))
+mlir.register_lowering(_steps_p, _lower_steps)
 internals.put_before(lax.dot_general_p, _lower_dot)
 internals.put_before(lax.transpose_p, _lower_transpose)

@@ -13,6 +13,7 @@ frameworks = {"tensorflow", "tf_keras", "theano", "mxnet", "torch", "keras"}
 extras = {"matplotlib", "typer", "rich", "optax", "sklearn"}
 print(sorted(new & (frameworks | extras)))
 print("jax.experimental.sparse" in set(sys.modules) - before)
+print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("jax", "jaxlib", "chex")))
 """
 
 
@@ -21,9 +22,10 @@ def run(*args):
 
 
 def test_no_framework_and_no_extra_is_imported():
-    frameworks, sparse = run("-c", SCRIPT).stdout.splitlines()
+    frameworks, sparse, of_jax = run("-c", SCRIPT).stdout.splitlines()
     assert frameworks == "[]"
     assert sparse == "False"
+    assert of_jax == "[]"  # no part of JAX that `import jax` leaves out
 
 
 def test_importing_leaves_no_backend_started():

@@ -155,6 +155,15 @@ def test_jbdot_rule_stands_before_jaxs_own():
     )
 
 
+def test_what_is_of_no_line():
+    def f(x):
+        with internals.of_no_line():
+            return x + 1
+
+    (equation,) = jax.make_jaxpr(f)(1.0).eqns
+    assert internals.source(equation) == ""
+
+
 def test_source_and_inner_jaxprs():
     (equation,) = jax.make_jaxpr(lambda x: jax.jit(lambda x: x + 1)(x))(1.0).eqns
     assert "test_internals.py" in internals.source(equation)
@@ -197,6 +206,7 @@ def test_a_line_in_jbdot_is_nobodys():
         "transposed",
         "anchored",
         "is_used",
+        "of_no_line",
     ],
 )
 def test_a_changed_jax_costs_one_warning_and_nothing_else(contract, monkeypatch):
