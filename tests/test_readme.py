@@ -63,6 +63,8 @@ def test_costs_are_those_of_the_stored_results():
                 span([ratio for call, ratio in eager.items() if "jnp." not in call]),
                 f"{eager['jnp.einsum(...)']:.0f}",
                 span([ratio for call, ratio in tracing.items() if "jnp." not in call and "lax." not in call]),
+                span([row["ratio"]["median"] for row in result["gradients"] if row["bound"] == 1.1]),
+                span([row["ratio"]["median"] for row in result["gradients"] if row["bound"] == 1.35]),
                 f"{result['import_s']['median']:.2f} s",
             )
         )
