@@ -11,7 +11,6 @@ import gc
 import importlib.util
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ import rich.table
 from jax import numpy as jnp
 
 from benchmarks import report
+from benchmarks.compare import normalized
 from benchmarks.limits import Track, limit
 from benchmarks.limits import measured as measured_limits
 from benchmarks.peers import DISTRIBUTION, Lost, Peer, Task, magnitudes, operands, told
@@ -60,12 +60,7 @@ class Program:
 
     def text(self) -> str:
         """What runs: the compiled text, with names that say only where they first stand."""
-        text = self._compiled.as_text()
-        text = text[re.search(r"^(%|ENTRY)", text, re.MULTILINE).start() :]
-        text = re.sub(r", metadata=\{[^}]*\}", "", text)
-        text = re.sub(r"[\w.\-]+: (?=\(*\w+\[)", "", text)
-        names: dict[str, str] = {}
-        return re.sub(r"%[\w.\-]+", lambda name: names.setdefault(name[0], f"%{len(names)}"), text)
+        return normalized(self._compiled.as_text())
 
 
 class Peers:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import sys
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from jax import numpy as jnp
 
 from benchmarks import __main__ as suite
-from benchmarks import limits, report
+from benchmarks import compare, limits, report
 from benchmarks.peers import FRAMEWORKS, Lost, NumPy, Peer, chain, operands
 from benchmarks.timing import in_turns
 from benchmarks.workloads import WAYS, WORKLOADS, Case, Workload, cases
@@ -300,3 +301,20 @@ def test_limits_are_rates_and_bound_a_case(monkeypatch):
     assert limits.limit(far, LIMITS) == {"us": round(1e6 * far.bytes / 3e10, 4), "by": "memory", "in_cache": False}
     near = Case(next(w for w in WORKLOADS if w.name == "K.dot, rank 3"), "float32", "forward")
     assert limits.limit(near, LIMITS) == {"us": round(1e6 * near.flops / 2e11, 4), "by": "arithmetic", "in_cache": True}
+
+
+def test_two_states_are_compared(tmp_path):
+    """This tree beside itself: every program is equal, and one that is made to differ is timed and told."""
+    (before, after) = (tmp_path / key for key in ("before", "after"))
+    for folder in (before, after):
+        folder.mkdir()
+        compare.compile_all(folder, ["program"], "lora|decode")
+    found = compare.compared(before, after, 0.01, iter)
+    assert [row["is_equal"] for row in found["rows"]] == [True, True]
+    assert compare.summary(found).startswith("program: 2 programs, 2 equal, 0 surely faster, 0 surely slower")
+    path = sorted(after.iterdir())[0]
+    name, text, times, executable = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps((name, f"{text} ", times, executable)))
+    (row,) = (row for row in compare.compared(before, after, 0.01, iter)["rows"] if not row["is_equal"])
+    assert row["program"] == "program: lora"
+    assert row["ratio"]["median"] > 0

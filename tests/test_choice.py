@@ -51,6 +51,13 @@ def test_every_rule_is_measured_and_gains(name):
     assert source
 
 
+def test_what_was_seen_to_be_wrong_on_a_platform_is_not_chosen_there():
+    request = ask((2, 4, 4), (2, 4, 4), "uint8")
+    for lowering in ("shifted", "hash"):
+        assert chosen(request, "cuda", lowering).lowering != "shifted"
+    assert chosen(request, "cpu", "shifted").lowering == "shifted"
+
+
 def test_figures_are_of_rules():
     assert set(MEASURED) == set(RULES)
 
