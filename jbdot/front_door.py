@@ -150,7 +150,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _planned(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], key: Any) -> Planned:
-    """Plans a traced call, once for each kind of call."""
+    """Plans a traced call, once for each kind of call of dense arrays."""
+    if is_sparse(lhs) or is_sparse(rhs):
+        return plan(function, lhs, rhs, arguments)
     try:
         known = marshal.dumps(arguments, 2) if key is None else key
         found = function, known, lhs.shape, lhs.dtype, rhs.shape, rhs.dtype, jax.config.jax_enable_x64
@@ -159,7 +161,7 @@ def _planned(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[
         return plan(function, lhs, rhs, arguments)
     if planned is None:
         planned = plan(function, lhs, rhs, arguments)
-        if not planned.sparse and _is_plain(arguments):
+        if _is_plain(arguments):
             if len(_PLANNED) >= _MOST_RUNS:
                 _PLANNED.clear()
             _PLANNED[found] = planned

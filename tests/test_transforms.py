@@ -264,6 +264,11 @@ def test_sparse_stays_sparse_under_jit_and_grad():
         np.testing.assert_array_equal(function(x, y), dense @ y)
         np.testing.assert_array_equal(jax.jit(function)(x, y), dense @ y)
         assert primitives(function, x, y) == ["bcoo_dot_general"]
+    for operand in (dense, x, dense):  # a kind of call of its own, also where it is traced
+        np.testing.assert_array_equal(jax.jit(lambda x, y: keras.dot(x, y))(operand, y), dense @ y)
+        np.testing.assert_array_equal(
+            jax.jit(lambda x, y: jbdot.contract("m k, k n -> m n", x, y))(operand, y), dense @ y
+        )
     data = jax.grad(lambda data: jnp.sum(keras.dot(sparse.BCOO((data, x.indices), shape=x.shape), y)))(x.data)
     np.testing.assert_array_equal(data, y.sum(1)[x.indices[:, 1]])
     adjoint = tensorflow.sparse_dense_matmul(x, array(4, 2), adjoint_a=True)
