@@ -114,7 +114,8 @@ def dot_general(
     settings = precision, preferred_element_type, out_sharding, lowering
     # What is traced, and what is an array to a library alone that has put its own dot in the place of lax's.
     if not (is_array(lhs) and is_array(rhs)) and lowering in (None, "direct"):
-        with contextlib.suppress(*_LAX_RAISES), called(lowering):  # what lax refuses is said below, in our words
+        # What lax refuses is said below, in our words; what a library's own dot raises is its own.
+        with contextlib.suppress(*(() if internals.is_patched() else _LAX_RAISES)), called(lowering):
             return lax.dot_general(
                 lhs, rhs, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
             )

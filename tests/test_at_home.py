@@ -203,6 +203,16 @@ def test_a_patch_before_and_after(patched):
     assert seen == [((5, 6), (6, 7))]  # what a lowering runs is not patched again
 
 
+def test_what_a_patch_raises_is_its_own(monkeypatch):
+    def refusing(*args, **kwargs):
+        raise ValueError("mine")
+
+    monkeypatch.setattr(lax, "dot_general", refusing)
+    for call in (lambda x: jbdot.dot_general(x, Y, NUMBERS), jax.jit(lambda x: jbdot.dot_general(x, Y, NUMBERS))):
+        with pytest.raises(ValueError, match="mine"):
+            call(X)
+
+
 # To the letter.
 
 
