@@ -22,6 +22,7 @@ from jbdot.front_door import (
     bound,
     extra_defaults,
     given,
+    is_sparse,
     operand_names,
     others,
     plan,
@@ -321,8 +322,8 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
     return Explanation(
         public_name(function),
         planned,
-        Operand(left, tuple(lhs.shape), jnp.dtype(lhs.dtype), planned.sparse),
-        Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype)),
+        Operand(left, tuple(lhs.shape), jnp.dtype(lhs.dtype), is_sparse(lhs)),
+        Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype), is_sparse(rhs)),
         given(function, arguments),
         shape,
         jnp.dtype(request.dtype),
