@@ -23,7 +23,6 @@ KINDS: Final = ("suite", "einsum", "program")
 
 def programs(kinds: list[str], only: str) -> Iterator[tuple[str, Callable[[], tuple[Callable[..., Any], Any]]]]:
     """Names, each with a function that gives what is to be jitted, and its operands."""
-    import jax
     from jax import numpy as jnp
 
     import jbdot
@@ -44,7 +43,6 @@ def programs(kinds: list[str], only: str) -> Iterator[tuple[str, Callable[[], tu
     for name, program in PROGRAMS.items() if "program" in kinds else ():
         if re.search(only, f"program: {name}"):
             yield f"program: {name}", lambda program=program: (jbdot.optimize(program()[0]), program()[1])
-    del jax
 
 
 def compile_all(out: Path, kinds: list[str], only: str) -> None:

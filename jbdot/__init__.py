@@ -1,6 +1,6 @@
 """jbdot: multiplies arrays along chosen axes, exactly as each framework meant it."""
 
-from jbdot import keras, keras_tf1, mark, mxnet, tensorflow, theano
+from jbdot import keras, keras_tf1, lowering_rule, mark, mxnet, tensorflow, theano
 from jbdot.contract import contract, dot_general
 from jbdot.contraction import Contraction
 from jbdot.explain import Explanation, explain
@@ -13,6 +13,7 @@ from jbdot.tensorflow import matmul
 from jbdot.tune import tune
 from jbdot.witness import compile_for
 
+lowering_rule.install()
 mark.read_variable()
 
 __all__ = [

@@ -39,7 +39,8 @@ def found() -> list[tuple[str, str]]:
 
 def tables_text() -> str:
     """How many of JAX's tables have an entry for a dot, and which of them jbdot has not been tried with."""
-    found, new = dot_tables.tables(), dot_tables.new()
+    found = dot_tables.tables()
+    new = dot_tables.new(found)
     return f"{len(found)} in this JAX, " + (f"new since jbdot was made: {', '.join(new)}" if new else "all known")
 
 

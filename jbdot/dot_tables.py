@@ -72,9 +72,9 @@ def tables() -> list[str]:
     return sorted(found.values())
 
 
-def new() -> list[str]:
-    """Those that are not known here."""
-    return [name for name in tables() if name not in KNOWN]
+def new(found: list[str] | None = None) -> list[str]:
+    """Those of them, looked for unless given, that are not known here."""
+    return [name for name in (tables() if found is None else found) if name not in KNOWN]
 
 
 def _nested(name: str, value: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,6 @@ chosen for is the dot with these transposes in it. One that turns the result is 
 is said again, turned, and what reads the result as it stands after that has it turned back.
 """
 
-import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -43,7 +42,7 @@ class _Dot:
     """
 
     context: Any
-    operands: tuple[Any, Any]
+    operands: list[Any]
     request: Request
     as_written: Request
     platform: str
@@ -73,7 +72,7 @@ class _Dot:
             out = self.direct()
         else:
             out = _written(self.context, self.choice, r, *self.operands)
-        if r.is_static and min(r.m, r.n) > 1 and not (is_direct and self.turned_choice.lowering == "direct"):
+        if r.turn is not None and not (is_direct and self.turned_choice.lowering == "direct"):
             anchor = internals.anchored(out)
             if anchor is not None:
                 self.anchor = out = anchor
@@ -93,14 +92,8 @@ class _Dot:
 
 def _back(request: Request, out: Any) -> Any:
     """The result of a turned dot, as of the dot that was written."""
-    return lax.transpose(out, turn(request))
-
-
-def turn(request: Request) -> tuple[int, ...]:
-    """The permutation that turns a result around: rhs' free axes before those of lhs."""
-    batch, last = len(request.contraction.batch), len(request.out)
-    first = batch + len(request.contraction.lhs_free)
-    return (*range(batch), *range(first, last), *range(batch, first))
+    assert request.turn is not None  # else it was not turned
+    return lax.transpose(out, request.turn)
 
 
 def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str | None, **params: Any) -> Any:
@@ -108,16 +101,11 @@ def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str |
     if lowering == "direct" or not internals.is_local(context) or internals.is_in_kernel():
         return before(context, lhs, rhs, **params)
     (left, right), (out,) = context.avals_in, context.avals_out
-    request = written = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
-    operands = [lhs, rhs]
-    for side, value in enumerate(operands):
-        made, order = _made(value)
-        folded = None if order is None else request.untransposed(side, order)
-        if folded is not None:
-            operands[side], request = made, folded
+    written = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
+    request, operands = written.beneath((lhs, rhs), internals.transposed)
     direct = functools.partial(_only, before, context, lhs, rhs, **params)
     where = platform or internals.platform(context)
-    return [_Dot(context, (operands[0], operands[1]), request, written, where, lowering, direct).lowered()]
+    return [_Dot(context, operands, request, written, where, lowering, direct).lowered()]
 
 
 def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
@@ -126,22 +114,13 @@ def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
     return out[0] if isinstance(out, (list, tuple)) else out
 
 
-def _made(value: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """What a value is a transpose of, and how it is turned."""
-    order: tuple[int, ...] | None = None
-    while (found := internals.transposed(value)) is not None:
-        value, permutation = found
-        order = permutation if order is None else tuple(permutation[axis] for axis in order)
-    return value, order
-
-
 def _lower_transpose(context: Any, x: Any, *, before: Any, platform: str | None, permutation: Any) -> Any:
     del platform
     transpose = functools.partial(_only, before, context, permutation=permutation)
     if internals.metadata_of_lowered(context).get(mark.OPTIMIZED) == "direct":  # a step of another dot's lowering
         return [transpose(x)]
     dot = internals.notes(context).get(x)
-    if dot is None or tuple(permutation) != turn(dot.request) or (dot.turned is None and internals.is_used(x)):
+    if dot is None or tuple(permutation) != dot.request.turn or (dot.turned is None and internals.is_used(x)):
         return [transpose(x)]  # of a result that is also read as it stands, XLA leaves the dot alone
     return [dot.lowered_turned()]
 
@@ -181,22 +160,15 @@ def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], .
     context = context.replace(avals_in=[ShapedArray(shape, jax.numpy.dtype(dtype)) for _, shape, dtype in operands])
     wide = any(name in _WIDE for name in (request.lhs_dtype, request.rhs_dtype, request.dtype))
 
-    def run(*arrays: Any) -> Any:
-        with contextlib.ExitStack() as settings:
-            for setting in (
-                jax.enable_x64(wide),
-                jax.numpy_dtype_promotion("standard"),
-                jax.numpy_rank_promotion("allow"),
-                mark.marked("direct"),  # the dots of a lowering are not chosen for again
-            ):
-                settings.enter_context(setting)
-            return function(request, *arrays)
-
-    with jax.enable_x64(wide):
-        return mlir.lower_fun(run, multiple_results=False)(context, *values)
+    promotion, ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    direct = mark.marked("direct")  # the dots of a lowering are not chosen for again
+    with jax.enable_x64(wide), promotion, ranks, direct:
+        return mlir.lower_fun(functools.partial(function, request), multiple_results=False)(context, *values)
 
 
-internals.exclude_from_tracebacks(str(Path(__file__).parent))
-mlir.register_lowering(_steps_p, _lower_steps)
-internals.put_before(lax.dot_general_p, _lower_dot)
-internals.put_before(lax.transpose_p, _lower_transpose)
+def install() -> None:
+    """Puts the rules before JAX's own."""
+    internals.exclude_from_tracebacks(str(Path(__file__).parent))
+    mlir.register_lowering(_steps_p, _lower_steps)
+    internals.put_before(lax.dot_general_p, _lower_dot)
+    internals.put_before(lax.transpose_p, _lower_transpose)

@@ -202,11 +202,10 @@ def filled(request: Request, label: str, tile: int) -> float:
 
 def _bound(lhs: jax.Array, rhs: jax.Array, numbers: Any, precision: Any, dtype: str) -> jax.Array:
     """The dot itself."""
-    pairs = tuple(tuple(tuple(axes) for axes in pair) for pair in numbers)
     return lax.dot_general_p.bind(
         lhs,
         rhs,
-        dimension_numbers=pairs,
+        dimension_numbers=numbers,
         precision=precision,
         preferred_element_type=jnp.dtype(dtype),
         out_sharding=None,

@@ -95,9 +95,8 @@ def read_variable() -> None:
     Raises:
         ValueError: It names no lowering.
     """
-    global _process
     asked = os.environ.get(VARIABLE)
     try:
-        _process = known(asked, hashed=True) if asked else None
+        _set(known(asked, hashed=True) if asked else None)
     except Refusal as refusal:
         raise refusal.told("import jbdot", f"{VARIABLE}={asked}") from None

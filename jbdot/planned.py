@@ -172,6 +172,8 @@ class Planned:
             lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
             out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
         else:
+            if lowering not in (None, "direct"):
+                check(self.request(lhs, rhs, precision, preferred_element_type), lowering)
             lhs, rhs = self.entered(lhs, rhs)
             out = _dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
             out = _arrange(out, c)
@@ -194,22 +196,13 @@ def _dot(lhs: Any, rhs: Any, c: Contraction, settings: tuple[Any, Any, Any, str 
     precision, wanted, out_sharding, lowering = settings
     sharding = _dot_sharding(out_sharding, c)
     try:
-        if lowering not in (None, "direct"):
-            out = jax.eval_shape(_scalar_dot, _scalar(lhs), _scalar(rhs)) if wanted is None else _scalar(lhs, wanted)
-            check(Request.of(lhs, rhs, out, c.dimension_numbers, known_precision(precision)), lowering)
         with called(lowering):
             return lax.dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=sharding)
-    except Refusal:
-        raise
     except Exception as error:
         refusal = _refusal(error, c, (lhs, rhs), settings)
         if refusal is None:
             raise
         raise refusal from error
-
-
-def _scalar(x: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((), canonical(x.dtype if dtype is None else dtype))
 
 
 def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settings: tuple[Any, ...]) -> Refusal | None:

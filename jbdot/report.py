@@ -14,7 +14,6 @@ from jbdot import internals, mark
 from jbdot.choice import PLATFORMS, Choice, chosen
 from jbdot.contraction import Contraction
 from jbdot.errors import array_text
-from jbdot.lowering_rule import turn
 from jbdot.request import Request
 from jbdot.table import table
 
@@ -231,18 +230,18 @@ def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: s
     """A dot as it is written, and what `lowering_rule` will choose for it, with the transposes beside it."""
     (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
     numbers, precision = params["dimension_numbers"], params["precision"]
-    written = request = Request.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
+    written = Request.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
     lowering = mark.of(internals.metadata_of(equation.ctx))
     if lowering == "direct":
         return written, Choice("direct", "as asked")
-    for side, operand in enumerate(equation.invars):
-        order: tuple[int, ...] | None = None
-        while (maker := transposes.get(id(operand))) is not None:
-            permutation, operand = maker.params["permutation"], maker.invars[0]
-            order = tuple(permutation) if order is None else tuple(permutation[axis] for axis in order)
-        request = (None if order is None else request.untransposed(side, order)) or request
+
+    def transposed(operand: Any) -> Any:
+        maker = transposes.get(id(operand))
+        return None if maker is None else (maker.invars[0], maker.params["permutation"])
+
+    request, _ = written.beneath(equation.invars, transposed)
     turned = tuple(reader.params["permutation"]) if reader is not None and reader.primitive is lax.transpose_p else None
-    if request.is_static and min(request.m, request.n) > 1 and turned == turn(request):
+    if turned is not None and turned == request.turn:
         request = request.swapped
     return written, chosen(request, platform, lowering)
 

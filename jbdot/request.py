@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import jax
@@ -66,6 +67,33 @@ class Request:
         (lc, rc), (lb, rb) = self.dimension_numbers
         numbers, precision = ((rc, lc), (rb, lb)), swapped_precision(self.precision)
         return Request(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, numbers, self.dtype, precision)
+
+    @functools.cached_property
+    def turn(self) -> tuple[int, ...] | None:
+        """The permutation that turns the result around, rhs' free axes before those of lhs; None without such axes."""
+        if not self.is_static or min(self.m, self.n) < 2:
+            return None
+        batch, last = len(self.contraction.batch), len(self.out)
+        first = batch + len(self.contraction.lhs_free)
+        return (*range(batch), *range(first, last), *range(batch, first))
+
+    def beneath(self, operands: Iterable[Any], transposed: Callable[[Any], Any]) -> tuple["Request", list[Any]]:
+        """The same dot of what its operands are transposes of, where XLA folds those into it, and these operands.
+
+        Args:
+            operands: Lhs and rhs, as something stands for them.
+            transposed: Gives what one is the transpose of, and the permutation; None where it is none.
+        """
+        request, found = self, list(operands)
+        for side, value in enumerate(found):
+            order: tuple[int, ...] | None = None
+            while (made := transposed(value)) is not None:
+                value, permutation = made
+                order = tuple(permutation if order is None else (permutation[axis] for axis in order))
+            folded = None if order is None else request.untransposed(side, order)
+            if folded is not None:
+                request, found[side] = folded, value
+        return request, found
 
     def untransposed(self, side: int, permutation: tuple[int, ...]) -> "Request | None":
         """The same dot of what an operand is the transpose of, where XLA folds that into the dot; else None.

@@ -121,6 +121,7 @@ ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
 CODE = """
 import jax, jax.numpy as jnp
 before = jax.jit(jnp.matmul)
+before(jnp.ones((3, 4)), jnp.ones((4, 2)))
 import jbdot
 print("dot_general" in before.lower(jnp.ones((3, 4)), jnp.ones((4, 2))).as_text())
 """
