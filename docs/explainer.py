@@ -136,21 +136,16 @@ def answered(planned: Planned, lhs: Operand, rhs: Operand) -> list[Any]:
     return ["answer", e.formula, e.rows(), str(shape), e.facts()]
 
 
-def elsewhere(door: Callable[..., Any], names: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The other functions in the library's order, for a call that gives these arguments.
+def elsewhere(door: Callable[..., Any], names: Sequence[str]) -> list[str]:
+    """The other functions that can be called with these arguments, in the library's order.
 
-    With each, what it says where it takes no such arguments, or needs others; None where its tree has the answer. None
-    of them for a contraction, which no framework takes.
+    None for a contraction, which no framework takes.
     """
     if "contraction" in names:
         return []
     some = {"axes": 1, "equation": EQUATIONS[0], "contraction": EQUATIONS[0]}
     given = extra_defaults(door) | {name: some.get(name, True) for name in names}
-    found: list[tuple[str, str | None]] = []
-    for other, answer in others(door, SQUARE, SQUARE, tuple(given.values())):
-        fits = not isinstance(answer, Refusal) or not answer.rule.startswith(("needs ", "takes no "))
-        found.append((public_name(other), None if fits else str(answer)))
-    return found
+    return [public_name(other) for other, _ in others(door, SQUARE, SQUARE, tuple(given.values()))]
 
 
 def layer_errors(door: Callable[..., Any]) -> dict[str, str]:

@@ -35,21 +35,36 @@ COMPILED: Final = 4  # programs that `plan --topology` compiles
 
 app = typer.Typer(
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Multiply arrays along chosen axes, exactly as each framework meant it.",
 )
 console = rich.console.Console()
 errors = rich.console.Console(stderr=True)
 
+Function = Annotated[
+    str,
+    typer.Argument(
+        help="batch_dot, dot, matmul, tensordot, einsum, contract, sparse_dense_matmul, "
+        "batched_dot or batched_tensordot."
+    ),
+]
 Dialect = Annotated[
     str | None,
     typer.Option(
         help="keras_tf1, keras, tensorflow, theano or mxnet; by default jbdot's own, or the only one that has it."
     ),
 ]
+Lhs = Annotated[str, typer.Argument(help="The first operand's shape: 10x12x4x5, '(10, 12, 4, 5)' or scalar.")]
+Rhs = Annotated[str, typer.Argument(help="The second operand's shape.")]
 AxesText = Annotated[str | None, typer.Option("--axes", help="As in Python: 1, or 3,2, or [1,2],[0,1].")]
-Flag = Annotated[bool, typer.Option()]
+DtypeName = Annotated[str, typer.Option(help="Both operands' dtype.")]
+Equation = Annotated[str | None, typer.Option(help="Of einsum and contract: bmk,bkn->bmn or 'b m k, b k n -> b m n'.")]
+TransposeA = Annotated[bool, typer.Option("--transpose-a", help="Of matmul and mxnet: transpose the first operand.")]
+TransposeB = Annotated[bool, typer.Option("--transpose-b", help="Of matmul and mxnet: transpose the second operand.")]
+AdjointA = Annotated[bool, typer.Option("--adjoint-a", help="Of matmul: transpose and conjugate the first operand.")]
+AdjointB = Annotated[bool, typer.Option("--adjoint-b", help="Of matmul: transpose and conjugate the second operand.")]
+Plot = Annotated[Path | None, typer.Option(help="Save the picture here; its ending is the format, such as .png.")]
 
 
 def main() -> None:
@@ -61,20 +76,30 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.command()
+@app.callback()
+def jbdot_itself(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version, and end.")] = False,
+) -> None:
+    """Multiply arrays along chosen axes, exactly as each framework meant it."""
+    if version:
+        print(f"jbdot {examination.version('jbdot')}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: jbdot explain batch_dot 10x12x4x5 10x12x5x8 --axes 3,2 --dialect keras")
 def explain(
-    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
-    lhs: Annotated[str, typer.Argument(help="The first operand's shape, such as 10x12x4x5; 'scalar' for rank 0.")],
-    rhs: Annotated[str, typer.Argument(help="The second operand's shape.")],
+    function: Function,
+    lhs: Lhs,
+    rhs: Rhs,
     axes: AxesText = None,
     dialect: Dialect = None,
-    dtype: Annotated[str, typer.Option(help="Both operands' dtype.")] = "float32",
-    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
-    transpose_a: Flag = False,
-    transpose_b: Flag = False,
-    adjoint_a: Flag = False,
-    adjoint_b: Flag = False,
-    plot: Annotated[Path | None, typer.Option(help="Save the picture here.")] = None,
+    dtype: DtypeName = "float32",
+    equation: Equation = None,
+    transpose_a: TransposeA = False,
+    transpose_b: TransposeB = False,
+    adjoint_a: AdjointA = False,
+    adjoint_b: AdjointB = False,
+    plot: Plot = None,
     latex: Annotated[bool, typer.Option("--latex", help="Print the formula in LaTeX, and nothing else.")] = False,
 ) -> None:
     """Say what a call does: formula, roles of axes, shapes, cost, and every other dialect's answer."""
@@ -82,28 +107,28 @@ def explain(
     left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
     given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
     explanation = jbdot.explain(door, *call(door, left, right, given))
+    if plot is not None:  # first, so that a path that cannot be written is said at once
+        picture(plot, explanation)
     if latex:
         print(explanation.latex)
         return
     show(explanation)
-    if plot is not None:
-        picture(plot, explanation)
 
 
-@app.command()
+@app.command(epilog="Example: jbdot bench batch_dot 64x128x128 64x128x128 --axes 1,1 --dtype float32")
 def bench(
-    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
-    lhs: Annotated[str, typer.Argument(help="The first operand's shape, such as 64x128x128.")],
-    rhs: Annotated[str, typer.Argument(help="The second operand's shape.")],
+    function: Function,
+    lhs: Lhs,
+    rhs: Rhs,
     axes: AxesText = None,
     dialect: Dialect = None,
-    dtype: Annotated[str, typer.Option(help="Both operands' dtype.")] = "float32",
+    dtype: DtypeName = "float32",
     out_dtype: Annotated[str | None, typer.Option(help="The result's dtype, such as int32 for int8.")] = None,
-    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
-    transpose_a: Flag = False,
-    transpose_b: Flag = False,
-    adjoint_a: Flag = False,
-    adjoint_b: Flag = False,
+    equation: Equation = None,
+    transpose_a: TransposeA = False,
+    transpose_b: TransposeB = False,
+    adjoint_a: AdjointA = False,
+    adjoint_b: AdjointB = False,
     seconds: Annotated[float, typer.Option(min=0.01, help="About how long to measure.")] = 3.0,
 ) -> None:
     """Time a call on this machine: each lowering, einsum, PyTorch and TensorFlow if installed, and the limit."""
@@ -112,7 +137,8 @@ def bench(
     left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
     wanted = None if out_dtype is None else dtype_of(out_dtype)
     given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
-    explanation = answered(function, dialect, left, right, given, wanted)
+    door = find(function, dialect)
+    explanation = jbdot.explain(door, *call(door, left, right, given), preferred_element_type=wanted)
     if explanation.request is None:
         raise ValueError("a sparse operand has one lowering only: there is nothing to compare.")
     with rich.progress.Progress(console=errors, transient=True) as bar:
@@ -132,74 +158,77 @@ def bench(
     )
 
 
-@app.command()
+@app.command(epilog="Example: jbdot plan matmul 64x1024x1024 64x1024x1024 --mesh x=4,y=4 --lhs ,,xy --rhs ,xy,")
 def plan(
-    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
-    lhs: Annotated[str, typer.Argument(help="The first operand's shape, such as 64x1024x1024.")],
-    rhs: Annotated[str, typer.Argument(help="The second operand's shape.")],
+    function: Function,
+    lhs: Lhs,
+    rhs: Rhs,
     mesh: Annotated[str, typer.Option(help="Its axes, such as x=4,y=4.")],
-    lhs_spec: Annotated[str, typer.Option("--lhs", help="What cuts each axis, such as ,,xy or ,,data+model.")] = "",
-    rhs_spec: Annotated[str, typer.Option("--rhs", help="Likewise, of the second operand.")] = "",
-    out: Annotated[str | None, typer.Option(help="Likewise, of the result; by default the plan chooses.")] = None,
+    lhs_spec: Annotated[str, typer.Option("--lhs", help="What cuts each axis of lhs: ,,xy or ,,data+model.")] = "",
+    rhs_spec: Annotated[str, typer.Option("--rhs", help="The same for the second operand.")] = "",
+    out: Annotated[str | None, typer.Option(help="The same for the result; by default the plan chooses.")] = None,
     device: Annotated[str, typer.Option(help="The devices' kind, as JAX reports it.")] = "TPU v5 lite",
     topology: Annotated[str | None, typer.Option(help="Ask the compiler for it too, such as v5e:4x4.")] = None,
     reduce: Annotated[str | None, typer.Option(help="all_reduce, reduce_scatter or forbid.")] = None,
     sum_dtype: Annotated[str | None, typer.Option(help="What partial sums are sent in.")] = None,
     axes: AxesText = None,
     dialect: Dialect = None,
-    dtype: Annotated[str, typer.Option(help="Both operands' dtype.")] = "bfloat16",
-    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
-    transpose_a: Flag = False,
-    transpose_b: Flag = False,
-    adjoint_a: Flag = False,
-    adjoint_b: Flag = False,
-    plot: Annotated[Path | None, typer.Option(help="Save the picture here.")] = None,
+    dtype: DtypeName = "float32",
+    equation: Equation = None,
+    transpose_a: TransposeA = False,
+    transpose_b: TransposeB = False,
+    adjoint_a: AdjointA = False,
+    adjoint_b: AdjointB = False,
+    plot: Plot = None,
 ) -> None:
     """Plan a call over a mesh of devices that need not be here: the ways to spread it, and what each sends."""
     jax.config.update("jax_platforms", "cpu")  # nothing runs: what devices there are is not looked at
     sizes = mesh_axes.parse_mesh(mesh)
     on = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
-    left, right = (
-        jax.ShapeDtypeStruct(shape(text), dtype_of(dtype), sharding=NamedSharding(on, mesh_axes.parse(spec, sizes)))
-        for text, spec in ((lhs, lhs_spec), (rhs, rhs_spec))
-    )
+    left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
     figures = hardware.known(device) if topology is None else hardware.of_topology(topology)
     end = None if out is None else mesh_axes.parse(out, sizes)
     given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
-    door = find(answered(function, dialect, left, right, given, None).function, None)
+    door = find(function, dialect)
+    explanation = jbdot.explain(door, *call(door, left, right, given))
+    left, right = placed(left, "lhs", lhs_spec, on), placed(right, "rhs", rhs_spec, on)
     over = jbdot.sharded(door, end, reduce=reduce, sum_dtype=sum_dtype, hardware=figures)
     planned = over.plan(*call(door, left, right, given))
+    if plot is not None:
+        picture(plot, planned)
+    console.print(explanation.call(), "", highlight=False, markup=False, sep="\n")
     console.print(str(planned), highlight=False, markup=False, soft_wrap=True)
     if topology is not None:
         console.print("", witnessed(planned, topology), highlight=False)
-    if plot is not None:
-        picture(plot, planned)
 
 
-@app.command()
+@app.command(epilog="Example: jbdot run batch_dot a.npy b.npy --out c.npy --axes 2,2")
 def run(
-    function: Annotated[str, typer.Argument(help="Such as batch_dot.")],
+    function: Function,
     lhs: Annotated[Path, typer.Argument(help="The first operand, a .npy file.")],
     rhs: Annotated[Path, typer.Argument(help="The second operand, a .npy file.")],
     out: Annotated[Path, typer.Option(help="Where the result goes, a .npy file.")],
     axes: AxesText = None,
     dialect: Dialect = None,
-    equation: Annotated[str | None, typer.Option(help="For einsum and contract.")] = None,
-    transpose_a: Flag = False,
-    transpose_b: Flag = False,
-    adjoint_a: Flag = False,
-    adjoint_b: Flag = False,
+    equation: Equation = None,
+    transpose_a: TransposeA = False,
+    transpose_b: TransposeB = False,
+    adjoint_a: AdjointA = False,
+    adjoint_b: AdjointB = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result's file if it exists.")] = False,
     memory: Annotated[
         str | None,
-        typer.Option(help="For operands and result at a time, such as 500MB; a quarter of what is free, at most 1GiB."),
+        typer.Option(
+            help="Memory for one part's operands and result, such as 500MB; by default a quarter of what is free, "
+            "at most 1GiB."
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where a run that was stopped left parts.")] = False,
 ) -> None:
     """Multiply two .npy files into a third, part by part where they are large.
 
-    Inputs are memory-mapped; the result appears under its name once it is whole. A run that was stopped, in whatever
-    way, goes on where it was when the same command is given again.
+    Inputs are memory-mapped; the result appears once it is whole.
+    After a stop the same command goes on where it was.
     """
     door = find(function, dialect)
     arguments = call(door, lhs, rhs, options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b))
@@ -208,7 +237,10 @@ def run(
     console.print(f"{out}: {result}", highlight=False)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command(
+    epilog="Example: jbdot optimize train.py --epochs 3",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 def optimize(
     script: Annotated[Path, typer.Argument(help="The script, such as train.py.")],
     args: Annotated[list[str] | None, typer.Argument(help="Its own arguments.")] = None,
@@ -233,7 +265,7 @@ def optimize(
 
 @app.command()
 def doctor() -> None:
-    """Show versions, devices, and which extras are there."""
+    """Show versions, devices, and which extras are installed or missing."""
     table = rich.table.Table("what", "found", box=None, header_style="bold")
     for what, found in examination.found():
         text = rich.text.Text(found)
@@ -246,7 +278,7 @@ def doctor() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("jbdot-demo"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the shifts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first weights, the order of the digits and their shifts.")] = 0,
 ) -> None:
     """Run the article's examples, then train a capsule network on handwritten digits."""
     from jbdot import demo as showcase
@@ -286,19 +318,6 @@ def find(function: str, dialect: str | None) -> Callable[..., Any]:
     return door
 
 
-def answered(function: str, dialect: str | None, lhs: Any, rhs: Any, given: dict[str, Any], wanted: Any) -> Explanation:
-    """Explains a call; where no dialect is named and jbdot's own refuses its dtype, of the next that takes it."""
-    own = find(function, dialect)
-    doors = [own, *(door for door in PLANNERS if dialect is None and door.__name__ == own.__name__ and door is not own)]
-    refusals: list[Exception] = []
-    for door in doors:
-        try:
-            return jbdot.explain(door, *call(door, lhs, rhs, given), preferred_element_type=wanted)
-        except (ValueError, TypeError, IndexError) as refusal:
-            refusals.append(refusal)
-    raise refusals[0]
-
-
 def options(
     axes: str | None, equation: str | None, transpose_a: bool, transpose_b: bool, adjoint_a: bool, adjoint_b: bool
 ) -> dict[str, Any]:
@@ -335,12 +354,22 @@ def call(door: Callable[..., Any], lhs: Any, rhs: Any, given: dict[str, Any]) ->
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """Reads 10x12x4x5."""
-    if text in ("scalar", "()"):
+    """Reads 10x12x4x5, or a shape as Python prints it: (10, 12, 4, 5)."""
+    if text.strip() in ("scalar", "()", "[]"):
         return ()
-    if not re.fullmatch(r"\d+([x,]\d+)*", text):
-        raise ValueError(f"{text} is no shape. Write sizes with x between them, such as 10x12x4x5, or 'scalar'.")
-    return tuple(int(size) for size in re.split("[x,]", text))
+    sizes = re.sub(r"^[(\[]|,?[)\]]$|\s", "", text.strip())
+    if re.search("none", sizes, re.IGNORECASE):
+        raise ValueError(f"{text!r} has a size that is not known. Put a number for each None, such as 2.")
+    if not re.fullmatch(r"\d+([xX,]\d+)*", sizes):
+        raise ValueError(f"{text!r} is no shape. Write sizes with x between them, such as 10x12x4x5, or 'scalar'.")
+    return tuple(int(size) for size in re.split("[xX,]", sizes))
+
+
+def placed(x: jax.ShapeDtypeStruct, name: str, text: str, mesh: AbstractMesh) -> jax.ShapeDtypeStruct:
+    """The operand on a mesh, its axes cut as the text of `--lhs` or `--rhs` says."""
+    spec = mesh_axes.parse(text, mesh.shape)
+    mesh_axes.read(spec, len(x.shape), mesh.shape, name)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
 
 def size_of(text: str) -> int:
@@ -364,9 +393,9 @@ def dtype_of(name: str) -> Any:
 
 
 def picture(plot: Path, of: Explanation | jbdot.ShardingPlan) -> None:
-    """Saves a picture."""
+    """Saves a picture, and says so on standard error."""
     files.save(plot, lambda path: of.plot().savefig(path, dpi=150, format=plot.suffix[1:] or "png"), overwrite=True)
-    console.print(f"picture: {plot}", highlight=False)
+    errors.print(f"picture: {plot}", highlight=False)
 
 
 def witnessed(planned: jbdot.ShardingPlan, topology: str) -> rich.table.Table:

@@ -67,8 +67,8 @@ class Explanation:
             for a sparse operand.
         over_mesh: How it is spread where the operands are on a mesh; None where they are on one device.
         arithmetic: For each backend the arithmetic that the dtypes and the precision really get.
-        elsewhere: For every other front door its name, and the result's shape for the same call
-            or why it refuses.
+        elsewhere: For every other front door that can be called with these arguments its name, and the result's
+            shape for the same call or why it refuses.
     """
 
     function: str

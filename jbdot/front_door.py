@@ -219,8 +219,8 @@ def others(
 ) -> list[tuple[Callable[..., Any], Planned | Refusal]]:
     """Asks every other front door the same call: the plan it would make, or why it refuses.
 
-    One that has no such argument as the call gives, or needs one that it does not give, refuses
-    with that. Those of the same name come first.
+    One that has no such argument as the call gives, or needs one that it does not give, cannot be
+    called so and is left out. Those of the same name come first.
     """
     asked = given(function, arguments)
     found: list[tuple[Callable[..., Any], Planned | Refusal]] = []
@@ -228,11 +228,10 @@ def others(
         if door is function or door.__module__ == "jbdot.contract":  # the core's own answer whatever they are told
             continue
         defaults = extra_defaults(door)
-        lacks = [name for name, default in defaults.items() if default is inspect.Parameter.empty and name not in asked]
-        unknown = [name for name in asked if name not in defaults]
+        needed = {name for name, default in defaults.items() if default is inspect.Parameter.empty}
+        if not needed <= asked.keys() <= defaults.keys():
+            continue
         try:
-            if lacks or unknown:
-                raise BadType(f"needs {', '.join(lacks)}" if lacks else f"takes no {', '.join(unknown)}")
             found.append((door, plan(door, lhs, rhs, tuple((defaults | asked).values()))))
         except Refusal as refusal:
             found.append((door, refusal))

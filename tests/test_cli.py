@@ -1,5 +1,7 @@
 """The command as a user types it: what it prints, and how it ends."""
 
+import re
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -38,6 +40,7 @@ def test_explain(jbdot):
 def test_the_plain_name_is_jbdots_own(jbdot):
     assert "keras_tf1.batch_dot(" in jbdot("explain", "batch_dot", "2x3x4", "2x4x5")[1]
     assert "tensorflow.matmul(" in jbdot("explain", "matmul", "2x3", "4x3", "--transpose-b")[1]
+    assert "keras_tf1.dot(x float32[2,3], y float32[3,4])" in jbdot("explain", "dot", "(2, 3)", "3X4")[1]
     assert "theano.batched_dot(" in jbdot("explain", "batched_dot", "2x3", "2x3")[1]
 
 
@@ -54,7 +57,11 @@ def test_latex_and_picture(jbdot, tmp_path):
         (("explain", "dot", "3x4", "5x6"), "axis 1 of x has size 4, axis 0 of y has size 5"),
         (("explain", "nothing", "3x4", "5x6"), "there is no nothing"),
         (("explain", "tensordot", "3x4", "4x6"), "Choose one with --dialect"),
-        (("explain", "dot", "3x", "5x6"), "3x is no shape"),
+        (("explain", "dot", "3x", "5x6"), "'3x' is no shape"),
+        (("explain", "dot", "", "5x6"), "'' is no shape"),
+        (("explain", "dot", "(None, 3)", "3x4"), "'(None, 3)' has a size that is not known. Put a number"),
+        (("explain", "dot", "2x3", "3x4", "--plot", "/nowhere/p.png"), "/nowhere is no folder"),
+        (("bench", "batch_dot", "2x3x4", "2x4x5", "--dtype", "bfloat16"), "the framework must have a kernel"),
         (("explain", "dot", "3x4", "4x5", "--dtype", "float99"), "float99 is no dtype"),
         (("explain", "matmul", "3x4", "4x5", "--axes", "1"), "takes no axes"),
         (("explain", "einsum", "3x4", "4x5"), "needs --equation"),
@@ -124,6 +131,8 @@ def test_doctor(jbdot):
 def test_usage_errors_and_help():
     runner = CliRunner()
     assert runner.invoke(cli.app, ["explain"]).exit_code == 2
+    assert re.fullmatch(r"jbdot \d+\.\d+\.\d+\n", runner.invoke(cli.app, ["--version"]).output)
+    assert "Example: jbdot plan matmul" in runner.invoke(cli.app, ["plan", "--help"]).output
     shown = runner.invoke(cli.app, ["--help"])
     assert all(command in shown.output for command in ("explain", "run", "doctor", "demo"))
 
@@ -133,8 +142,8 @@ def test_bench(jbdot, monkeypatch):
 
     monkeypatch.setattr(limits, "limit_us", lambda request: 1.0)  # measuring the machine takes a second
     monkeypatch.setenv("JBDOT_TUNED", "off")
-    args = ("bench", "batch_dot", "2x4x8", "2x4x8", "--axes", "1,1", "--dtype", "bfloat16", "--seconds", "0.02")
-    code, out, _ = jbdot(*args)
+    args = ("bench", "batch_dot", "2x4x8", "2x4x8", "--axes", "1,1", "--dialect", "keras", "--dtype", "bfloat16")
+    code, out, _ = jbdot(*args, "--seconds", "0.02")
     assert code == 0
     for fact in ("keras.batch_dot(x bfloat16[2,4,8]", "direct", "pinned", "jnp.einsum", "(auto)", "limit: 1 us"):
         assert fact in out
@@ -147,17 +156,29 @@ PLAN = ("plan", "batch_dot", "64x1024x1024", "64x1024x1024", "--mesh", "x=4,y=4"
 
 
 def test_plan(jbdot, tmp_path):
-    code, out, _ = jbdot(*PLAN, "--out", "xy,,", "--dtype", "float32", "--plot", str(tmp_path / "plan.png"))
+    code, out, _ = jbdot(*PLAN, "--out", "xy,,", "--plot", str(tmp_path / "plan.png"))
     assert code == 0
+    assert out.startswith("keras_tf1.batch_dot(x float32[64,1024,1024], y float32[64,1024,1024])")
     assert "b m k, b k n -> b m n on x=4, y=4 of TPU v5e" in out
     assert "Taken: b on x y, which sends 31.5 MB" in out
     assert (tmp_path / "plan.png").stat().st_size > 10_000
-    code, out, _ = jbdot(
-        *PLAN, "--device", "TPU v5p"
-    )  # the result is the plan's to choose; the dtype, of a later Keras
+    code, out, _ = jbdot(*PLAN, "--dialect", "keras", "--dtype", "bfloat16", "--device", "TPU v5p")
     assert code == 0
+    assert out.startswith("keras.batch_dot(x bfloat16[64,1024,1024]")
     assert "bfloat16[64,1024,1024] P(('x', 'y')) (chosen by the plan)" in out
     assert "of TPU v5p" in out
+
+
+def test_the_function_that_is_asked_for_is_planned(jbdot):
+    args = ("batch_dot", "16x16x64x64", "16x16x64x64")
+    code, out, _ = jbdot("plan", *args, "--mesh", "x=4")
+    assert code == 0
+    assert "keras_tf1.batch_dot(" in out
+    assert "b c m k, b c k n -> b c m n" in out  # and not the five axes of keras.batch_dot
+    for command in (("plan", *args, "--mesh", "x=4"), ("explain", *args), ("bench", *args)):
+        code, out, err = jbdot(*command, "--dtype", "bfloat16")
+        assert (code, out) == (2, "")
+        assert "keras_tf1.batch_dot: the framework must have a kernel for the dtype" in err
 
 
 @pytest.mark.parametrize(
@@ -165,6 +186,9 @@ def test_plan(jbdot, tmp_path):
     [
         (("--mesh", "4x4"), "a mesh must be named as axis=size"),
         (("--lhs", "z"), "a sharding must name axes of the mesh: 'z' in 'z'"),
+        (("--lhs", "x,,x"), "a mesh axis must cut one axis of an array only: 'x' stands twice in P"),
+        (("--rhs", ",,,x"), "the PartitionSpec of rhs must not be longer than its rank"),
+        (("--dtype", "bfloat16"), "keras_tf1.batch_dot: the framework must have a kernel for the dtype"),
         (("--device", "abacus"), "abacus"),
         (("--topology", "v9:4"), "a topology must name a kind of device: 'v9:4'"),
         (("--reduce", "forbid"), 'reduce="forbid" allows no communication'),

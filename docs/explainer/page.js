@@ -65,7 +65,8 @@ function show(call) {
 function shapeOf(id) {
   const text = at(id).value.trim();
   if (text === "()" || text === "scalar") return [];
-  const sizes = text.replace(/^[([]|,?[)\]]$/g, "").split(/\s*[x×,\s]\s*/);
+  const sizes = text.replace(/^[([]|,?[)\]]$/g, "").split(/\s*[xX×,\s]\s*/);
+  if (sizes.includes("None")) throw new Error(`'${text}' has a size that is not known: put a number for each None`);
   if (!sizes.every((size) => /^\d+$/.test(size))) {
     throw new Error(`'${text}' is no shape: write sizes with x between them, such as 10x12x4x5, or () for a scalar`);
   }

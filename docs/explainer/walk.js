@@ -160,8 +160,7 @@ const refusal = (leaf, known) => fill(leaf[2] + leaf[3], known);
 
 function others(name, shapes, given) {
   const asked = Object.keys(given).join(",");
-  return table.functions[name].others[asked].map(([door, strange]) => {
-    if (strange !== null) return { function: door, text: `refuses: ${strange}` };
+  return table.functions[name].others[asked].map((door) => {
     const { leaf, known } = planned(door, shapes, given);
     if (leaf[0] === "refusal") return { function: door, text: `refuses: ${refusal(leaf, known)}` };
     return { function: door, text: fill(leaf[3], known), answers: true };
