@@ -129,6 +129,14 @@ class Block:
         return self.shape[dim] % math.prod(self.mesh[axis] for axis in names) == 0
 
     @property
+    def is_even(self) -> bool:
+        """Whether each axis of the array is a whole number of its factors, spread or held."""
+        return all(
+            size % math.prod(self.mesh[axis] for axis, _ in factors) == 0
+            for size, factors in zip(self.shape, self.factors, strict=True)
+        )
+
+    @property
     def is_whole(self) -> bool:
         """Whether what a device holds of each axis of the array is one piece: no held factor before a spread one."""
         return all(list(factors) == sorted(factors, key=lambda factor: not factor[1]) for factors in self.factors)

@@ -131,7 +131,8 @@ def _direct(
     kept = {axis for axes in end for axis in axes}
     for axes in _runs(way.end, tuple(axis for axis in way.end.at if axis not in kept)):
         way = way.then(AllGather(axes))
-    return way if way.end.sharding == end and way.end.is_whole else None
+    arrived = way.end.sharding == end and way.end.is_whole
+    return way if arrived and all(block.is_even for block in way.blocks) else None
 
 
 def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool, slow: MeshAxes) -> Route:

@@ -5,6 +5,7 @@ What is sent is counted, not estimated; times are estimates (`estimate`).
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from jbdot.estimate import Estimate, chosen, estimated, sensible
 from jbdot.hardware import Hardware
 from jbdot.links import Links
 from jbdot.plan_text import bytes_text
-from jbdot.planned import Planned
+from jbdot.planned import Planned, canonical
 from jbdot.request import Request
 from jbdot.spread import Spread, spread
 
@@ -147,7 +148,9 @@ class ShardingPlan:
         settings, planned, out = self.settings, Planned(self.contraction), way.out.start
 
         def dot(lhs: jax.Array, rhs: jax.Array, dtype: Any) -> jax.Array:
-            return planned.run(lhs, rhs, settings.precision, jnp.dtype(dtype), None, settings.lowering)
+            wanted = jnp.dtype(dtype)
+            made = wanted if self.out.dtype != jnp.bool_ else self.out.dtype  # a dot of bools counts nothing
+            return planned.run(lhs, rhs, settings.precision, made, None, settings.lowering).astype(wanted)
 
         def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
             if way.ring is None:
@@ -163,7 +166,8 @@ class ShardingPlan:
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as one dot, which XLA partitions; in the dtype that sums over devices are kept in."""
         settings, planned = self.settings, Planned(self.contraction)
-        dtype = jnp.dtype(self.plain[0].out.start.dtype)
+        is_bool = self.out.dtype == jnp.bool_
+        dtype = self.out.dtype if is_bool else jnp.dtype(self.plain[0].out.start.dtype)
         explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
         out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.lowering).astype(self.out.dtype)
@@ -283,7 +287,7 @@ def plan_sharding(
         if isinstance(contraction, str):
             contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
         mesh = _mesh(lhs, rhs)
-        names = [None if x is None else jnp.dtype(x).name for x in (preferred_element_type, sum_dtype)]
+        names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
         settings = Settings(precision, names[0], names[1], reduce, lowering)
         end = _end(out, contraction, mesh)
         return _plan(contraction, lhs, rhs, mesh, end, hardware, settings)
@@ -301,6 +305,13 @@ def _mesh(lhs: Any, rhs: Any) -> Any:
         )
     if meshes[0] != meshes[-1]:
         raise BadValue("both operands must be on one mesh", f"{meshes[0]} and {meshes[-1]}")
+    if len(set(meshes[0].axis_types)) > 1:
+        kinds = zip(meshes[0].axis_names, meshes[0].axis_types, strict=True)
+        raise BadValue(
+            "the axes of the mesh must be of one kind",
+            ", ".join(f"{name!r} is {kind.name}" for name, kind in kinds),
+            "Make all of them Auto, or all Explicit, with axis_types=",
+        )
     return meshes[0]
 
 
@@ -364,7 +375,8 @@ def _task(
         Block.of(x.shape, x.dtype, _cutting(mesh_axes.read(x.sharding.spec, x.ndim, sizes, name), sizes), sizes)
         for name, x in (("lhs", lhs), ("rhs", rhs))
     )
-    sums = settings.sum_dtype or _sum_dtype(request)
+    natural = Planned(c).out_dtype(lhs.dtype, rhs.dtype)
+    sums = _sum_dtype(request, natural, settings, math.prod(sizes.values()))
     reduce = None if settings.reduce == "forbid" else settings.reduce
     out = None if end is None else _cutting(end, sizes)
     return Task(c, sizes, left, right, out, shape, request.dtype, sums, reduce, slow)
@@ -432,6 +444,42 @@ def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
     return tuple(tuple[str, ...](axis for axis in axes if mesh[axis] > 1) for axes in sharding)
 
 
-def _sum_dtype(request: Request) -> str:
-    """What partial sums are kept in; integers wrap, so that their own dtype will do."""
-    return request.sum_dtype if jnp.issubdtype(jnp.dtype(request.dtype), jnp.inexact) else request.dtype
+_KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # each holds the values of those before
+
+
+def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int) -> str:
+    """What partial sums are kept in; integers wrap, so that their own dtype will do.
+
+    Bools are added as counts of devices, in the smallest dtype that holds them.
+
+    Raises:
+        TypeError: The result's dtype cannot hold the operands' products, or the sums' dtype cannot hold the result.
+    """
+    out, asked = jnp.dtype(request.dtype), settings.sum_dtype
+    if _kind(out) < _kind(natural):
+        raise BadType(
+            "preferred_element_type must be of the operands' kind, or a wider one",
+            f"{out.name} cannot hold sums of {natural.name}, which the devices add",
+            "Leave it out, and convert the result with astype",
+        )
+    if out == jnp.bool_:
+        if asked not in (None, "bool") or settings.reduce == "unreduced":
+            given = 'reduce="unreduced"' if asked in (None, "bool") else f"sum_dtype={asked!r}"
+            raise BadType("bools must be added as bools", given, "Leave it out, or convert an operand to integers")
+        return next(name for name in ("uint8", "uint16", "uint32") if devices <= jnp.iinfo(name).max)
+    if asked is None:
+        return request.sum_dtype if jnp.issubdtype(out, jnp.inexact) else out.name
+    sums = jnp.dtype(asked)
+    if _kind(sums) != _kind(out) or _is_unsigned(sums) != _is_unsigned(out):
+        raise BadType("sum_dtype must be of the result's kind", f"{sums.name} cannot hold sums of {out.name}")
+    if jnp.issubdtype(out, jnp.integer) and jnp.iinfo(sums).bits < jnp.iinfo(out).bits:
+        raise BadType("sum_dtype must have the bits of integers", f"{sums.name} cannot hold sums of {out.name}")
+    return sums.name
+
+
+def _kind(dtype: Any) -> int:
+    return next(number for number, kind in enumerate(_KINDS) if jnp.issubdtype(dtype, kind))
+
+
+def _is_unsigned(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.unsignedinteger)

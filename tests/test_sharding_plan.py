@@ -176,6 +176,97 @@ def test_a_sum_that_sixteen_bits_lose_is_right():
     np.testing.assert_array_equal(got.astype("float32"), 4096 + 32)
 
 
+def test_bools_are_added_as_bools():
+    """Each device has 512 products that are true: their count is 0 in eight bits, and 8 devices have true sums."""
+    on = mesh((2, 4))
+    some = np.random.default_rng(0).random((8, 4096)) < 0.5
+    lhs = np.concatenate([np.ones((4, 4096), bool), np.zeros((2, 4096), bool), some[:2]])
+    rhs = np.concatenate([np.ones((4096, 4), bool), some.T[:, 2:6]], axis=1)
+    want = np.asarray(lhs, int) @ np.asarray(rhs, int) > 0
+    runs, names = [], []
+    for left, right, out in (
+        (((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",))),
+        (((), ("x", "y")), (("x", "y"), ()), ((), ())),
+        (((), ("x",)), (("y",), ()), (("y",), ())),
+    ):
+        plan = planned(GEMM, on, left, right, out, dtype="bool", shapes=(lhs.shape, rhs.shape))
+        assert plan.out.dtype == "bool"
+        for way, _ in plan.candidates:
+            if way.places["k"]:
+                runs.append((plan.by(way), (left, right), way.out.end.sharding, (0, 1)))
+                names.append((left, right, out, way.name))
+    kinds = {step.kind for way, _ in plan.candidates for step in way.out.steps}
+    assert {"all-reduce", "reduce-scatter"} <= kinds
+    for got, name in zip(together(on, runs)(lhs, rhs), names, strict=True):
+        assert got.dtype == "bool", name
+        np.testing.assert_array_equal(got, want, err_msg=str(name))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "said"),
+    [
+        ("complex64", {"sum_dtype": "float32"}, "sum_dtype must be of the result's kind: float32 cannot hold"),
+        (
+            "float32",
+            {"sum_dtype": "int32"},
+            "int32 cannot hold sums of float32",
+        ),
+        ("float32", {"sum_dtype": "uint8"}, "sum_dtype must be of the result's kind"),
+        ("float32", {"sum_dtype": "bool"}, "sum_dtype must be of the result's kind"),
+        ("int32", {"sum_dtype": "float32"}, "sum_dtype must be of the result's kind"),
+        ("int32", {"sum_dtype": "uint32"}, "sum_dtype must be of the result's kind"),
+        ("int32", {"sum_dtype": "int8"}, "sum_dtype must have the bits of integers: int8 cannot hold sums of int32"),
+        ("int8", {"sum_dtype": "int8", "preferred_element_type": "int32"}, "must have the bits of integers"),
+        ("bool", {"sum_dtype": "int32"}, "bools must be added as bools: sum_dtype='int32'"),
+        ("bool", {"reduce": "unreduced"}, 'bools must be added as bools: reduce="unreduced"'),
+        ("complex64", {"preferred_element_type": "bfloat16"}, "preferred_element_type must be of the operands' kind"),
+        ("float32", {"preferred_element_type": "int32"}, "int32 cannot hold sums of float32"),
+        ("int8", {"preferred_element_type": "bool"}, "bool cannot hold sums of int8"),
+        ("float32", {"sum_dtype": "wide"}, "a dtype must be one that JAX knows: 'wide'"),
+    ],
+)
+def test_sums_in_a_dtype_that_cannot_hold_them_are_refused(dtype, options, said):
+    with pytest.raises(TypeError, match="plan_sharding: .*" + said):
+        planned(GEMM, V4, ((), ("x",)), (("x",), ()), dtype=dtype, **options)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        ("int8", {}),
+        ("int8", {"preferred_element_type": "float32"}),
+        ("bool", {"preferred_element_type": "int32"}),
+        ("complex64", {}),
+        ("float32", {"sum_dtype": "bfloat16"}),
+    ],
+)
+def test_sums_in_a_dtype_that_holds_them_are_plain_jits(dtype, options):
+    on = mesh((2, 4))
+    lhs, rhs = (abs(integers(shape, seed)) % 2 for seed, shape in enumerate(SHAPES[GEMM]))
+    lhs, rhs = (jnp.asarray(x, dtype) * jnp.asarray(1j if dtype == "complex64" else 1, dtype) for x in (lhs, rhs))
+    wanted = options.get("preferred_element_type")
+    want = jax.lax.dot_general(lhs, rhs, (((1,), (0,)), ((), ())), preferred_element_type=wanted)
+    plan = planned(GEMM, on, ((), ("x", "y")), (("x", "y"), ()), ((), ("x",)), dtype=dtype, **options)
+    got = plan(*(jax.device_put(x, at.sharding) for x, at in ((lhs, plan.lhs), (rhs, plan.rhs))))
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)
+
+
+def test_no_way_cuts_an_axis_below_one_element():
+    on = AbstractMesh((2, 2, 2, 2), tuple("xyzw"))
+    shapes = (16, 8, 15, 6), (8, 16, 2, 15)
+    left, right = ((), ("y", "w", "x"), (), ("z",)), (("w", "y"), ("x",), ("z",), ())
+    plan = planned("c b a d, b c e a -> a e d", on, left, right, ((), ("w",), ("y",)), shapes=shapes)
+    assert all(0 not in block.view for way, _ in plan.candidates for _, side in way.ways for block in side.blocks)
+
+
+def test_a_mesh_of_axes_of_two_kinds_is_refused():
+    kinds = (jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto)
+    on = AbstractMesh((2, 4), ("x", "y"), axis_types=kinds)
+    with pytest.raises(ValueError, match="the axes of the mesh must be of one kind: 'x' is Explicit, 'y' is Auto"):
+        planned(GEMM, on, (("x",), ("y",)), (("y",), ()))
+
+
 def test_work_does_not_grow_with_devices(monkeypatch):
     """Planning looks at mesh axes, never at devices."""
     looked = []
