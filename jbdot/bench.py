@@ -54,8 +54,14 @@ class Bench:
     head = "said as", "us a call (10 to 90 %)", "times direct", "GFLOP/s", "of limit"
 
     def __str__(self) -> str:
-        limit = f"  limit: {self.limit_us:.4g} us, from the peak and the bandwidth measured here"
-        return f"{self.request} on {self.device}\n\n{table([self.head, *self.rows()])}\n\n{limit}"
+        return f"{self.request} on {self.device}\n\n{table([self.head, *self.rows()])}\n\n  {self.note()}"
+
+    def note(self) -> str:
+        """What the table's last columns are."""
+        return (
+            "times direct: the median over rounds in which both ran, not the ratio of the two medians; "
+            f"limit: {self.limit_us:,.4g} us, from the peak and the bandwidth measured here"
+        )
 
     __repr__ = __str__
 

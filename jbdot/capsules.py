@@ -243,5 +243,5 @@ def need(*names: str) -> list[Any]:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
         raise ImportError(
-            f"jbdot.demo: it needs {error.name}, which is not installed. pip install 'jbdot[demo]'."
+            f"jbdot.demo: it needs {error.name}, which is not installed. pip install optax scikit-learn matplotlib"
         ) from error

@@ -18,7 +18,13 @@ try:
     import rich.text
     import typer
 except ImportError as missing:  # the library works without its command
-    raise SystemExit(f"jbdot: the command needs {missing.name}. pip install 'jbdot[cli]'.") from None
+    if sys.argv[1:] == ["doctor"]:  # which says what is missing
+        from jbdot.doctor import found
+        from jbdot.table import table
+
+        print(table(found()))
+        raise SystemExit from None
+    raise SystemExit(f"jbdot: the command needs {missing.name}. pip install typer rich") from None
 
 import jax
 from jax import numpy as jnp
@@ -153,7 +159,7 @@ def bench(
     )
     console.print(
         table,
-        f"\nauto: what jbdot takes; limit: {found.limit_us:,.4g} us (peak and bandwidth as measured here)",
+        f"\nauto: what jbdot takes; {found.note()}",
         highlight=False,
     )
 

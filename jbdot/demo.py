@@ -1,6 +1,6 @@
 """What `jbdot demo` shows: the article's examples, then a capsule network that learns real digits.
 
-Needs `pip install 'jbdot[demo]'`.
+Needs the extra `demo`: optax, scikit-learn, matplotlib, typer and rich.
 """
 
 import os
@@ -159,7 +159,7 @@ def run(
         task = progress.add_task("compiling", total=epochs * (len(digits.labels) // BATCH))
 
         def advance(last: Epoch | None) -> None:
-            told = f"{last.held_out_accuracy:.1%} held out" if last else "first epoch"
+            told = f"{last.held_out_accuracy:.1%} of held-out digits right; done" if last else "first epoch; done"
             progress.update(task, advance=1, description=told)
 
         params, history = net.train(digits, held_out, epochs, seed, advance)

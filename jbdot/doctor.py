@@ -104,8 +104,9 @@ def extra_text(extra: str) -> str:
     """What is there of an extra, and what is missing."""
     there = {package: version(package) for package in EXTRAS[extra]}
     present = ", ".join(f"{package} {number}" for package, number in there.items() if number)
-    absent = ", ".join(package for package, number in there.items() if not number)
-    return " ".join(filter(None, (present, f"missing: {absent}; pip install 'jbdot[{extra}]'" if absent else "")))
+    absent = [package for package, number in there.items() if not number]
+    missing = f"missing: {', '.join(absent)}; pip install {' '.join(absent)}" if absent else ""
+    return " ".join(filter(None, (present, missing)))
 
 
 def large_results(tunables: str) -> str:

@@ -35,7 +35,7 @@ class Refusal(Exception):
             remedies: What else to do about it, as sentences.
         """
         broken = f"{function}: {self.rule}" + (f": {self.facts}" if self.facts else "")
-        return self.kind(_sentences(f"{broken}; {call}", self.remedy, *remedies))
+        return self.kind(_sentences("; ".join(filter(None, (broken, call))), self.remedy, *remedies))
 
 
 class BadValue(Refusal, ValueError):

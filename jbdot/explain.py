@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 import math
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,8 @@ from jbdot.sharding_plan import ShardingPlan
 from jbdot.table import table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
 # One colour for each role, told apart by the colour-blind too (Okabe and Ito).
@@ -244,17 +247,21 @@ class Explanation:
         """Names the colour of a label: its role, free ones by operand."""
         return part(self.contraction, None if label == "1" else label)
 
-    def plot(self) -> "Figure":
+    def plot(self, path: "str | Path | None" = None) -> "Figure":
         """Draws both operands and the result as blocks of axes, coloured by role, contracting axes joined.
 
-        Needs matplotlib: `pip install 'jbdot[plot]'`.
+        Args:
+            path: Where to save the picture too.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: matplotlib is not installed: the extra `plot` brings it.
         """
         from jbdot.picture import draw
 
-        return draw(self)
+        figure = draw(self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
 
 
 def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwargs: Any) -> Explanation:
@@ -289,8 +296,11 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         function, args = contract, (function, *args)
     settings = {name: kwargs.pop(name, default) for name, default in SETTINGS.items()}
     try:
+        if isinstance(function, type):
+            name = function.__name__
+            raise BadType("a layer must be made before it is called", f"got the class {name}", f"Give {name}(axes=1)")
         if type(function) in PLANNERS:  # a layer, called with a list: its class has the planner
-            inputs = args[0] if args else kwargs.pop("inputs", None)
+            inputs = args[0] if len(args) == 1 else kwargs.pop("inputs", args)
             layer: Any = function
             lhs, rhs = layer.operands(inputs)
             function, arguments = type(function), tuple(vars(function).values())
@@ -300,7 +310,8 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
             raise BadType(
                 "function must be a front door of jbdot",
                 f"got {getattr(function, '__name__', function)!r}",
-                f"One of {', '.join(map(public_name, PLANNERS))}",
+                f"One of {', '.join(map(public_name, PLANNERS))}; for the dots of any other function there is "
+                "jbdot.optimize(function).report",
             )
         lhs, rhs = _abstract(lhs), _abstract(rhs)
     except Refusal as refusal:
@@ -361,10 +372,15 @@ def _over_mesh(
 
 def _abstract(x: Any) -> Any:
     """Takes a shape as an array of float32; anything else as it is."""
-    if isinstance(x, (tuple, list)) and all(isinstance(size, int) for size in x):
-        if any(size < 0 for size in x):
-            raise BadType("a shape must have sizes of 0 or more", repr(x))
-        return jax.ShapeDtypeStruct(tuple(x), jnp.float32)
+    if isinstance(x, (tuple, list, str)):
+        sizes: list[Any] = [*x]
+        if not all(hasattr(size, "__index__") and size >= 0 for size in sizes):
+            raise BadType(
+                "a shape must be a tuple of ints of 0 or more",
+                f"got {x!r}",
+                "Put a number for a size that is not known; an operand may also be an array",
+            )
+        return jax.ShapeDtypeStruct(tuple(map(operator.index, sizes)), jnp.float32)
     if isinstance(x, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype), sharding=x.sharding)
     return as_array(x)

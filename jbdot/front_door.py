@@ -10,8 +10,9 @@ import copy
 import functools
 import inspect
 import marshal
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Hashable
+from types import ModuleType
+from typing import Any, Final, NoReturn
 
 import jax
 import numpy as np
@@ -99,6 +100,9 @@ def _answer(
         return _planned(function, lhs, rhs, arguments, key).run(lhs, rhs, *settings)
     found = _lookup(function, arguments, settings, key)
     if found is None:
+        for name, value in zip(SETTINGS, settings, strict=True):
+            if not isinstance(value, Hashable):
+                raise BadType("a setting must be hashable", f"{name}={value!r}", "Give a tuple for a list")
         return _compiled(plan(function, lhs, rhs, arguments), settings, function.__name__)(lhs, rhs)
     run = _RUNS.get(found)
     if run is None:
@@ -175,13 +179,22 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
         Refusal: The call breaks a rule of the front door.
     """
     left, right = operand_names(function)
+    for name, value in zip(extra_defaults(function), arguments, strict=True):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+            raise BadType(
+                "only the operands may be traced",
+                f"{name} is",
+                f"Name it to jax.jit as static, and give it hashable: jax.jit(f, static_argnames={name!r}), a tuple "
+                "for a list",
+            )
     try:
         planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
     except Refusal:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # arguments that no rule foresaw
         kind = BadType if isinstance(error, TypeError) else BadIndex if isinstance(error, IndexError) else BadValue
-        raise kind("the arguments must be of the documented kinds", str(error)) from None
+        cure = f"help(jbdot.{public_name(function)}) says which"
+        raise kind("the arguments must be of the documented kinds", " ".join(str(error).split()), cure) from None
     if (is_sparse(lhs) or is_sparse(rhs)) and not planned.sparse:
         raise BadType(
             "the operands must be dense arrays here",
@@ -197,11 +210,11 @@ def refused(
 ) -> Exception:
     """Makes the exception for a refused call, with the front doors that would answer it."""
     left, right = operand_names(function)
-    call = [
-        array_text(name, x.shape, x.dtype, is_sparse(x)) if hasattr(x, "shape") else f"{name}={x!r}"
-        for name, x in ((left, lhs), (right, rhs))
+    call = [_written(name, x) for name, x in ((left, lhs), (right, rhs))]
+    call += [
+        f"{name}={value!r}" if isinstance(value, (np.ndarray, np.generic)) else _written(name, value)
+        for name, value in given(function, arguments).items()
     ]
-    call += [f"{name}={value!r}" for name, value in given(function, arguments).items()]
     remedies: list[str] = []
     if hasattr(lhs, "shape") and hasattr(rhs, "shape"):
         answers = [
@@ -212,6 +225,13 @@ def refused(
         if answers:
             remedies.append(f"To the same call {', '.join(answers[:4])}")
     return refusal.told(public_name(function), ", ".join(call), remedies)
+
+
+def _written(name: str, value: Any) -> str:
+    """Writes an argument of a call: an array by its dtype and shape, anything else as Python does."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return array_text(name, value.shape, value.dtype, is_sparse(value))
+    return f"{name}={value!r}"
 
 
 def others(
@@ -236,6 +256,24 @@ def others(
         except Refusal as refusal:
             found.append((door, refusal))
     return found
+
+
+def absent(dialect: ModuleType, name: str) -> NoReturn:
+    """Says where to find what a dialect has not: it has its framework's products alone.
+
+    Raises:
+        AttributeError: Always; it is the `__getattr__` of every dialect.
+    """
+    if name.startswith("__"):  # what Python itself looks for
+        raise AttributeError(f"module {dialect.__name__!r} has no attribute {name!r}", name=name, obj=dialect)
+    products = ", ".join(door.__name__ for door in PLANNERS if door.__module__ == dialect.__name__)
+    libraries = [library.__name__ for library in (jnp, jax.nn) if hasattr(library, name)]
+    there = f"{libraries[0]}.{name}" if libraries else "jax.numpy, jax.nn and keras.ops"
+    raise AttributeError(
+        f"{dialect.__name__} has no {name}: of its framework it has the products alone, {products}. See {there}.",
+        name=name,
+        obj=dialect,
+    )
 
 
 def public_name(function: Callable[..., Any]) -> str:
@@ -291,11 +329,21 @@ def as_array(x: Any) -> Any:
     if isinstance(x, jax.Array) or is_sparse(x):
         return x
     if isinstance(x, (list, tuple)) or not (hasattr(x, "__array__") or isinstance(x, (bool, int, float, complex))):
-        raise BadType("an operand must be an array", f"got a {type(x).__name__}", "Make one with jax.numpy.asarray")
+        raise BadType("an operand must be an array", f"got a {type(x).__name__}", _cure(x))
     try:
         return jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise BadType("an operand must be an array of numbers", str(error)) from None
+    except (TypeError, ValueError, OverflowError):
+        dtype = getattr(x, "dtype", type(x).__name__)
+        raise BadType("an operand must be an array of numbers", f"got {dtype}", "Convert it to numbers first") from None
+
+
+def _cure(x: Any) -> str:
+    """What to give in the place of what is no array."""
+    if isinstance(x, str):
+        return "A string goes first: einsum(equation, x, y), contract(contraction, lhs, rhs)"
+    if isinstance(x, (list, tuple)):
+        return "Make one with jax.numpy.asarray; of a shape alone, with jax.numpy.zeros"
+    return "Give an array of JAX or NumPy, or a number"
 
 
 def is_array(x: Any) -> bool:
@@ -311,4 +359,7 @@ def is_sparse(x: Any) -> bool:
 
 
 def _operand(name: str, x: Any) -> Operand:
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # a key
+        cure = "jax.random.key_data gives the numbers of a key"
+        raise BadType("an operand must be an array of numbers", f"{name} has dtype {x.dtype}", cure)
     return Operand(name, tuple(x.shape), jnp.dtype(x.dtype), is_sparse(x))

@@ -32,10 +32,11 @@ def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
                 )
     lhs_entry, rhs_entry = backend.enter_matmul(x, y)
     if not flattened and (x.ndim, y.ndim) != (2, 2):
+        low = next(operand.name for operand in (x, y) if operand.ndim < 2)
         raise BadValue(
             "an operand must have rank 2 or more",
             f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}",
-            "Add the axis that is meant",
+            f"Of a vector {low}[None] makes a row, {low}[:, None] a column; a scalar is multiplied by with *",
         )
     lhs, rhs = (*names(DOT_LHS, x.ndim - 1), "r"), names(DOT_RHS, y.ndim - 1)
     rhs = (*rhs[:-1], "r", rhs[-1])
@@ -93,8 +94,13 @@ class DotLayer:
         Raises:
             ValueError: It is no list of two.
         """
-        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-            refusal = BadValue("the layer must be called with a list of two arrays", f"got a {type(inputs).__name__}")
+        is_list = isinstance(inputs, (list, tuple))
+        if not is_list or len(inputs) != 2:
+            refusal = BadValue(
+                "the layer must be called with a list of two arrays",
+                f"got a {type(inputs).__name__}" + (f" of {len(inputs)}" if is_list else ""),
+                "Call it as Dot(axes)([x, y])",
+            )
             raise refusal.told(public_name(type(self)), f"axes={self.axes!r}")
         return inputs[0], inputs[1]
 

@@ -208,8 +208,8 @@ def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
     for i, (left_size, right_size) in enumerate(zip(left, right, strict=True)):
         if left_size != right_size and 1 not in (left_size, right_size):
             raise BadValue(
-                "two operands of rank 2 are multiplied elementwise and must broadcast"
-                + (", x transposed as its axis is not y's" if turned else ""),
+                "two matrices are multiplied elementwise here and must broadcast"
+                + (", x transposed as axes name two different axes" if turned else ""),
                 f"axis {1 - i if turned else i} of {x.name} has size {left_size}, "
                 f"axis {i} of {y.name} has size {right_size}",
                 "A product of matrices is keras_tf1.dot",

@@ -89,14 +89,18 @@ def read(text: str, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[L
     """Reads the labels of lhs, rhs and the result off a string; see `Contraction.parse`.
 
     Raises:
+        TypeError: The text is no string.
         ValueError: The text is no contraction of two operands.
     """
+    if not isinstance(text, str):
+        raise BadType("contraction must be a Contraction or its string", f"got a {type(text).__name__}")
     inputs, arrow, result = text.partition("->")
     terms = inputs.split(",")
     if len(terms) != 2:
-        raise BadValue(
-            "a contraction must have two operands", f"{text!r} has {len(terms)}", "Write 'b m k, b k n -> b m n'"
-        )
+        remedy = "Write 'b m k, b k n -> b m n'"
+        if re.fullmatch(r"[\w.]+", text):
+            remedy += "; a function is given as it is, such as jbdot.batch_dot, and not as a string"
+        raise BadValue("a contraction must have two operands", f"{text!r} has {len(terms)}", remedy)
     words = re.search(r"\w\s+\w", text) is not None
     lhs, rhs = (_tokens(term, words) for term in terms)
     if arrow:

@@ -23,7 +23,8 @@ def read(spec: Any, ndim: int, mesh: Mapping[str, int], name: str) -> Sharding:
         (('x',), (), ('y', 'z'), ())
     """
     if not isinstance(spec, PartitionSpec):
-        raise BadType(f"the sharding of {name} must be a PartitionSpec", repr(spec))
+        remedy = "Such as jax.sharding.PartitionSpec('x', None)"
+        raise BadType(f"the sharding of {name} must be a PartitionSpec", repr(spec), remedy)
     if len(spec) > ndim:
         raise BadValue(f"the PartitionSpec of {name} must not be longer than its rank", f"{spec} for rank {ndim}")
     if getattr(spec, "unreduced", None):

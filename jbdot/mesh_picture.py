@@ -201,7 +201,7 @@ def _needs_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError:
         raise ImportError(
-            "jbdot.ShardingPlan.plot: matplotlib draws the picture, and is not installed. pip install 'jbdot[plot]'."
+            "jbdot.ShardingPlan.plot: matplotlib draws the picture, and is not installed. pip install matplotlib"
         ) from None
 
 

@@ -27,7 +27,7 @@ def draw(explanation: "Explanation") -> "Figure":
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
-            "jbdot.explain(...).plot: matplotlib draws the picture, and is not installed. pip install 'jbdot[plot]'."
+            "jbdot.explain(...).plot: matplotlib draws the picture, and is not installed. pip install matplotlib"
         ) from None
     e = explanation
     c = e.contraction

@@ -166,6 +166,8 @@ class Planned:
                 rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, lowering
             )
         c = self.contraction
+        if precision is not None:
+            known_precision(precision)
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
         shape, dtype = _promise(self, lhs.shape, rhs.shape, lhs.dtype, rhs.dtype, wanted, jax.config.jax_enable_x64)
         if self.sparse:
@@ -216,7 +218,8 @@ def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settin
     asked = dict(zip(("precision", "preferred_element_type", "out_sharding"), settings, strict=False))
     given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
     kind = BadType if isinstance(error, TypeError) else BadValue
-    return kind(f"lax.dot_general must take these operands{' with ' if given else ''}{given}", str(error))
+    said = " ".join(str(error).split())  # on one line
+    return kind(f"lax.dot_general must take these operands{' with ' if given else ''}{given}", said)
 
 
 def _shardings(c: Contraction, lhs: Any, rhs: Any) -> str:

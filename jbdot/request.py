@@ -1,5 +1,6 @@
 """What is asked of a backend: one `lax.dot_general`, its sizes, dtypes and precision."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -198,7 +199,7 @@ def known_precision(precision: Any) -> Any:
     """Reads a precision as JAX does: names, and JAX's setting where none is given.
 
     Raises:
-        ValueError: There is no such precision.
+        ValueError: There is no such precision, or not one or two of them.
 
     Example:
         >>> known_precision("highest")
@@ -206,15 +207,16 @@ def known_precision(precision: Any) -> Any:
     """
     if precision is None:
         precision = jax.config.jax_default_matmul_precision
-    if isinstance(precision, (tuple, list)):
+    if isinstance(precision, (tuple, list)) and len(precision) == 2:
         return tuple(known_precision(each) for each in precision)
-    if not isinstance(precision, str):
+    if precision is None or isinstance(precision, (lax.Precision, lax.DotAlgorithm, lax.DotAlgorithmPreset)):
         return precision
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         return lax.Precision(precision)
-    except ValueError:
-        if precision in lax.DotAlgorithmPreset.__members__:
-            return lax.DotAlgorithmPreset[precision]
+    if isinstance(precision, str) and precision in lax.DotAlgorithmPreset.__members__:
+        return lax.DotAlgorithmPreset[precision]
     raise BadValue(
-        "precision must be one that JAX knows", repr(precision), 'Such as "default", "high", "highest", or None'
+        "precision must be one that JAX knows",
+        repr(precision),
+        'Such as "default", "high", "highest", None, or a pair of them, one for each operand',
     )

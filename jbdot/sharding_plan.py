@@ -200,7 +200,7 @@ class ShardingPlan:
     def plot(self) -> "Figure":
         """Draws what each device of the mesh holds of every array, before and after each step.
 
-        Needs matplotlib: `pip install 'jbdot[plot]'`.
+        Needs matplotlib: the extra `plot`.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -280,12 +280,18 @@ def plan_sharding(
     try:
         for name, x in (("lhs", lhs), ("rhs", rhs)):
             if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-                raise BadType(f"{name} must be an array or a jax.ShapeDtypeStruct", f"got a {type(x).__name__}")
+                raise BadType(
+                    f"{name} must be an array or a jax.ShapeDtypeStruct",
+                    f"got a {type(x).__name__}",
+                    "Of a shape: jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.NamedSharding(mesh, spec))",
+                )
         call = f"{array_text('lhs', lhs.shape, lhs.dtype)}, {array_text('rhs', rhs.shape, rhs.dtype)}, {contraction}"
         if reduce is not None and reduce not in REDUCE:
             raise BadValue("reduce must be one of " + ", ".join(map(repr, REDUCE)), f"got {reduce!r}")
         if isinstance(contraction, str):
             contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
+        if not isinstance(contraction, Contraction):
+            raise BadType("contraction must be a Contraction or its string", f"got a {type(contraction).__name__}")
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
         settings = Settings(precision, names[0], names[1], reduce, lowering)

@@ -241,10 +241,9 @@ def _bytecode(lowered: Any) -> bytes:
 def _versions(platform: str) -> dict[str, str]:
     """The versions that a compilation holds for; refuses a compiler that does not fit this jaxlib."""
     package = "libtpu" if platform == "tpu" else "jax-cuda12-plugin"
-    extra = "tpu" if platform == "tpu" else "cuda"
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     wanted = _wanted(package) if platform == "tpu" else versions["jaxlib"]
-    remedy = f"pip install 'jbdot[{extra}]' installs it"
+    remedy = f"pip install '{package}=={wanted}'"
     try:
         found = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

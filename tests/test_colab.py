@@ -95,16 +95,18 @@ import importlib.metadata, importlib.util, os, runpy, subprocess, sys
 find, asked = importlib.util.find_spec, []
 importlib.util.find_spec = lambda name: None if name in {missing} else find(name)
 importlib.metadata.version = lambda name: {versions}[name]
-subprocess.run = lambda command, check: asked.append(command)
+done = subprocess.CompletedProcess([], {status}, stderr="ERROR")
+subprocess.run = lambda command, **_: asked.append(command) or done
 os.chdir({folder!r})
 exec({source!r})
 print(asked and asked[0][1:])
 """
 
 
-def install(folder, missing, **versions):
+def install(folder, missing, named="", status=0, **versions):
     source = code(nbformat.read(NOTEBOOKS[0], as_version=4))[0].source.replace("%matplotlib inline", "")
-    program = MISSING.format(missing=missing, versions=versions, folder=str(folder), source=source)
+    source = source.replace('SOURCE = ""', f"SOURCE = {named!r}")
+    program = MISSING.format(missing=missing, versions=versions, folder=str(folder), source=source, status=status)
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ)
 
 
@@ -116,8 +118,8 @@ def test_first_cell_installs_nothing_here():
 
 
 def test_first_cell_keeps_the_runtimes_jax(tmp_path):
-    command = ["-m", "pip", "install", "-q", "jbdot[cli,plot]", "jax==0.10.3.dev20260101", "jaxlib==0.10.3"]
-    assert install(tmp_path, ["jbdot"], **VERSIONS).stdout == f"{[*command, 'numpy==2.3.1']}\n"
+    command = ["-m", "pip", "install", "-q", "a.whl[cli,plot]", "jax==0.10.3.dev20260101", "jaxlib==0.10.3"]
+    assert install(tmp_path, ["jbdot"], "a.whl[cli,plot]", **VERSIONS).stdout == f"{[*command, 'numpy==2.3.1']}\n"
     command[4] = "..[cli,plot]"
     assert install(COLAB, ["typer"], **VERSIONS).stdout == f"{[*command, 'numpy==2.3.1']}\n"
     assert install(COLAB, ["jbdot", "jax", "jaxlib", "numpy"]).stdout == f"{command[:5]}\n"
@@ -126,8 +128,16 @@ def test_first_cell_keeps_the_runtimes_jax(tmp_path):
 def test_first_cell_says_that_jax_is_too_old(tmp_path):
     assert (
         "RuntimeError: jbdot needs jax 0.10.2 or newer, this runtime has 0.7.2. Choose a newer runtime"
-        in install(tmp_path, ["jbdot"], **VERSIONS | {"jax": "0.7.2"}).stderr
+        in install(tmp_path, ["jbdot"], "a.whl", **VERSIONS | {"jax": "0.7.2"}).stderr
     )
+
+
+def test_first_cell_says_where_jbdot_is_to_come_from(tmp_path):
+    cure = "Set SOURCE in the first cell to a wheel, a checkout or a git URL of jbdot."
+    last = install(tmp_path, ["jbdot"], **VERSIONS).stderr.splitlines()[-1]
+    assert last == f"RuntimeError: jbdot is on no package index yet. {cure}"
+    last = install(tmp_path, ["jbdot"], "a.whl", 1, **VERSIONS).stderr.splitlines()[-1]
+    assert last == f"RuntimeError: pip could not install 'a.whl'. {cure} pip said: ERROR"
 
 
 # The runner itself.

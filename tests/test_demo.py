@@ -160,5 +160,5 @@ def test_run_prints_tables_and_saves_a_picture(tmp_path):
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "optax", None)
-    with pytest.raises(ImportError, match=r"optax.*pip install 'jbdot\[demo\]'"):
+    with pytest.raises(ImportError, match=r"optax.*pip install optax"):
         demo.run(tmp_path)

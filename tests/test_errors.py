@@ -79,6 +79,63 @@ CASES = [
         "both flags are set for a",
     ),
     (lambda: mxnet.dot(ones(3), ones(3), transpose_a=True), ValueError, "transpose_a=True"),
+    # what is given in the wrong place or form
+    (lambda: keras.Dot(axes=1)([ones(2, 3)] * 3), ValueError, "got a list of 3"),
+    (lambda: keras_tf1.Dot(axes=1)([ones(2, 3)]), ValueError, "got a list of 1"),
+    (lambda: keras.dot(ones(3), ones(3)), ValueError, "Of a vector x[None] makes a row, x[:, None] a column"),
+    (lambda: keras_tf1.dot(ones(3, 4), ones(4)), ValueError, "y[:, None] a column"),
+    (
+        lambda: tensorflow.einsum(ones(2, 3), "ij,jk", ones(3, 4)),
+        TypeError,
+        "x='ij,jk', y float32[3,4], equation float32[2,3]. A string goes first",
+    ),
+    (lambda: jbdot.dot((2, 3), ones(3, 4)), TypeError, "of a shape alone, with jax.numpy.zeros"),
+    (lambda: jbdot.dot(None, ones(3, 4)), TypeError, "got a NoneType"),
+    (lambda: jbdot.explain(jbdot.dot, (None, 3), (3, 4)), TypeError, "got (None, 3)"),
+    (
+        lambda: jbdot.explain(jbdot.dot, "2x3", (3, 4)),
+        TypeError,
+        "a shape must be a tuple of ints of 0 or more: got '2x3'",
+    ),
+    (
+        lambda: jbdot.explain("batch_dot", (2, 3), (3, 4)),
+        ValueError,
+        "a function is given as it is, such as jbdot.batch_dot",
+    ),
+    (lambda: jbdot.tune(jbdot.dot, (2, 3), (3, 4)), TypeError, "of a shape alone, with jax.numpy.zeros"),
+    (
+        lambda: jbdot.plan_sharding("m k, k n -> m n", (8, 8), (8, 8)),
+        TypeError,
+        "got a tuple. Of a shape: jax.ShapeDtypeStruct",
+    ),
+    (lambda: jbdot.explain(keras.Dot, (2, 3), (2, 3)), TypeError, "got the class Dot"),
+    (lambda: jbdot.explain(keras.Dot(1), (2, 3), (2, 3), (2, 3)), ValueError, "got a tuple of 3"),
+    (lambda: jbdot.explain(jnp.dot, (2, 3), (3, 4)), TypeError, "jbdot.optimize(function).report"),
+    (lambda: jbdot.tune(jbdot.dot, ones(2, 3), ones(3, 4), seconds="1"), ValueError, "seconds='1'"),
+    (
+        lambda: jbdot.dot(ones(2, 3), ones(3, 4), preferred_element_type=[1]),
+        TypeError,
+        "preferred_element_type=[1]",
+    ),
+    (lambda: jbdot.dot(ones(2, 3), ones(3, 4), precision=7), ValueError, "precision must be one that JAX knows: 7"),
+    (lambda: jbdot.dot(ones(2, 3), ones(3, 4), precision=("high",) * 3), ValueError, "or a pair of them"),
+    (lambda: jbdot.dot(jax.random.key(0), ones(3, 4)), TypeError, "x has dtype key<fry>"),
+    (
+        lambda: jbdot.dot(np.array(["2020-01-01"], "datetime64[D]"), ones(1, 4)),
+        TypeError,
+        "got datetime64[D]; x datetime64[D][1]",
+    ),
+    (lambda: jbdot.dot(np.array([[1, None]], object), ones(2, 4)), TypeError, "got object; x object[1,2]"),
+    (
+        lambda: tensorflow.matmul(ones(2, 3), ones(3, 4), transpose_b=np.array([True, False])),
+        ValueError,
+        "help(jbdot.tensorflow.matmul) says which",
+    ),
+    (
+        lambda: jbdot.plan_sharding(5, ones(2, 3), ones(3, 4)),
+        TypeError,
+        "contraction must be a Contraction or its string: got a int",
+    ),
     # the core
     (
         lambda: jbdot.contract("b m k, b k n -> b m n", ones(2, 3, 4), ones(2, 5, 6)),
@@ -103,7 +160,7 @@ CASES = [
         TypeError,
         "preferred_element_type=int8",
     ),
-    (lambda: jbdot.dot(ones(2, 3), ones(3, 2), precision="exact"), ValueError, "precision=exact"),
+    (lambda: jbdot.dot(ones(2, 3), ones(3, 2), precision="exact"), ValueError, "that JAX knows: 'exact'"),
     (lambda: tensorflow.sparse_dense_matmul(ones(2, 3), ones(3, 2)), TypeError, "sp_a is a dense array"),
 ]
 
@@ -175,6 +232,31 @@ def test_the_same_message_eager_and_traced():
             run(ones(3, 4), ones(5, 6))
         texts.append(str(error.value))
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("door", "argument"),
+    [
+        (keras_tf1.batch_dot, [2, 1]),
+        (keras.batch_dot, (2, 1)),
+        (keras.batch_dot, 1),
+        (tensorflow.tensordot, 1),
+        (theano.tensordot, 1),
+        (mxnet.dot, True),
+        (jbdot.matmul, True),
+        (jbdot.dot_general, (((2,), (1,)), ((0,), (0,)))),
+    ],
+)
+def test_traced_axes_are_refused_with_the_cure(door, argument):
+    with pytest.raises(TypeError, match=r"only the operands may be traced: \w+ is; .*static_argnames=") as error:
+        jax.jit(door)(ones(2, 3, 4), ones(2, 4, 5), argument)
+    assert "\n" not in str(error.value)
+
+
+def test_static_axes_are_taken():
+    step = jax.jit(keras.batch_dot, static_argnames="axes")
+    assert step(ones(2, 3, 4), ones(2, 4, 5), axes=(2, 1)).shape == (2, 3, 5)
+    assert step(ones(2, 3, 4), ones(2, 4, 5), (2, 1)).shape == (2, 3, 5)
 
 
 def test_an_operand_survives_a_refused_call():

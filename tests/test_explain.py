@@ -73,7 +73,7 @@ def test_notebook(explanation):
 def test_notebook_without_matplotlib(explanation, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "<svg" not in explanation._repr_html_()
-    with pytest.raises(ImportError, match=r"pip install 'jbdot\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         explanation.plot()
 
 

@@ -119,6 +119,19 @@ def test_x64_turned_on_later_is_seen():
     assert jbdot.theano.dot(np.ones((2, 3), np.int32), np.ones((3, 2), np.float32)).dtype == jnp.float32
 
 
+def test_a_dialect_says_where_the_rest_of_its_framework_is():
+    from jbdot import keras_tf1, theano
+
+    has = r"keras_tf1 has no expand_dims: .* the products alone, dot, batch_dot, Dot\. See jax\.numpy\.expand_dims\."
+    with pytest.raises(AttributeError, match=has):
+        _ = keras_tf1.expand_dims
+    with pytest.raises(AttributeError, match=r"jbdot\.theano has no softmax: .* See jax\.nn\.softmax\."):
+        _ = theano.softmax
+    with pytest.raises(AttributeError, match=r"See jax\.numpy, jax\.nn and keras\.ops\."):
+        _ = keras_tf1.int_shape
+    assert not hasattr(keras_tf1, "__path__")
+
+
 def test_other_dialects_are_asked_the_same_call():
     x, y = jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))
     answers = {public_name(door): answer for door, answer in front_door.others(jbdot.batch_dot, x, y, (None,))}

@@ -28,6 +28,14 @@ def test_no_framework_and_no_extra_is_imported():
     assert of_jax == "[]"  # no part of JAX that `import jax` leaves out
 
 
+def test_without_its_packages_the_command_says_what_to_install_and_doctor_what_is_missing():
+    script = "import sys; sys.modules['typer'] = None; sys.argv = ['jbdot', *sys.argv[1:]]; import jbdot.cli"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run([*command, "explain"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "jbdot: the command needs typer. pip install typer rich\n")
+    assert "extra cli" in run("-c", script, "doctor").stdout
+
+
 def test_importing_leaves_no_backend_started():
     script = "import jbdot; from jax._src import xla_bridge; print(len(xla_bridge._backends))"
     assert run("-c", script).stdout.strip() == "0"

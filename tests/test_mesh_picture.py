@@ -165,5 +165,5 @@ def test_notebook_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     plan = PLANS["no step"]()
     assert "<img" not in plan._repr_html_()
-    with pytest.raises(ImportError, match=r"pip install 'jbdot\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         plan.plot()
