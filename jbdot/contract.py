@@ -9,7 +9,6 @@ from jax import lax
 
 from jbdot import internals
 from jbdot.contraction import Contraction
-from jbdot.errors import BadType
 from jbdot.front_door import is_array, perform, plans
 from jbdot.mark import called
 from jbdot.planned import Operand, Planned
@@ -63,10 +62,8 @@ def contract(
 
 @plans(contract)
 def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
-    if isinstance(contraction, str):
-        contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
     if not isinstance(contraction, Contraction):
-        raise BadType("contraction must be a Contraction or its string", f"got a {type(contraction).__name__}")
+        contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
     return Planned(contraction, sparse=lhs.sparse or rhs.sparse)
 
 

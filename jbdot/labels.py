@@ -85,7 +85,7 @@ def checked(name: str, labels: Any) -> Labels:
     return tuple(found)
 
 
-def read(text: str, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[Labels, Labels, Labels]:
+def read(text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[Labels, Labels, Labels]:
     """Reads the labels of lhs, rhs and the result off a string; see `Contraction.parse`.
 
     Raises:

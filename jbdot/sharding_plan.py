@@ -288,10 +288,8 @@ def plan_sharding(
         call = f"{array_text('lhs', lhs.shape, lhs.dtype)}, {array_text('rhs', rhs.shape, rhs.dtype)}, {contraction}"
         if reduce is not None and reduce not in REDUCE:
             raise BadValue("reduce must be one of " + ", ".join(map(repr, REDUCE)), f"got {reduce!r}")
-        if isinstance(contraction, str):
-            contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
         if not isinstance(contraction, Contraction):
-            raise BadType("contraction must be a Contraction or its string", f"got a {type(contraction).__name__}")
+            contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
         settings = Settings(precision, names[0], names[1], reduce, lowering)

@@ -98,7 +98,7 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
     if isinstance(function, (Contraction, str)):
         function = functools.partial(contract, function)
     try:
-        if not isinstance(seconds, (int, float)) or not seconds > 0:
+        if not hasattr(seconds, "__float__") or seconds <= 0:
             raise BadValue("seconds must be a number above 0", f"seconds={seconds!r}")
         if not callable(function):
             raise BadType("function must be callable, a Contraction or its string", f"got a {type(function).__name__}")
