@@ -247,6 +247,18 @@ def _spread(figure: dict[str, Any]) -> str:
     return f" ({figure['p10']:.2g} to {figure['p90']:.2g})" if "p10" in figure else ""
 
 
+def algorithms(_: str) -> str:
+    """The named algorithms, and which backends take them."""
+    from jbdot.arithmetic import ALGORITHMS
+
+    names = list(dict.fromkeys(name for taken in ALGORITHMS.values() for name in taken))
+    lines = ["| algorithm | CPU | GPU (H100) | TPU |", "|---|---|---|---|"]
+    for name in names:
+        cells = ("yes" if name in ALGORITHMS[backend] else "refused" for backend in ("cpu", "gpu", "tpu"))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Others of `lax.DotAlgorithmPreset` are refused by all three."])
+
+
 def notebooks(_: str) -> str:
     """A list of the notebooks that there are, each with its title and the first sentence under it."""
     lines: list[str] = []

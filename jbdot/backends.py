@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import jax
 
+from jbdot.errors import array_text
 from jbdot.lowerings import BLOCKED, LANES, block_rows, filled, lane
 from jbdot.request import Request
 
@@ -42,6 +43,12 @@ class Rule:
     why: str
     fits: Callable[[Request], bool]
     case: tuple[str, tuple[int, ...], tuple[int, ...], str]
+
+    def measured_case(self, request: Request) -> str:
+        """The arrays of the case, and whether a dot is of another dtype."""
+        _, lhs, rhs, dtype = self.case
+        other = "" if request.lhs_dtype == dtype else f", {request.lhs_dtype} was not measured"
+        return f"{array_text('', lhs, dtype)} by {array_text('', rhs, dtype)}{other}"
 
 
 def _is(request: Request, *dtypes: str) -> bool:

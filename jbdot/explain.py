@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jax
 from jax import numpy as jnp
 
-from jbdot.arithmetic import arithmetic
+from jbdot.arithmetic import arithmetic, missing
 from jbdot.choice import PLATFORMS, Choice, check, chosen
 from jbdot.contract import contract
 from jbdot.contraction import Contraction
@@ -67,7 +67,7 @@ class Explanation:
         dtype: The result's dtype.
         request: The dot that it comes down to; None for a sparse operand.
         lowerings: For each backend ("cpu", "gpu", "tpu") the lowering that runs there on one device, and why; none
-            for a sparse operand.
+            for a backend that refuses the dot, as `arithmetic` says, nor for a sparse operand.
         over_mesh: How it is spread where the operands are on a mesh; None where they are on one device.
         arithmetic: For each backend the arithmetic that the dtypes and the precision really get.
         elsewhere: For every other front door that can be called with these arguments its name, and the result's
@@ -329,7 +329,13 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         raise refused(refusal, function, lhs, rhs, arguments) from None
     left, right = operand_names(function)
     platforms = {} if planned.sparse else PLATFORMS
-    choices = {name: chosen(request, platform, lowering) for name, platform in platforms.items()}
+    choices = {
+        name: chosen(request, platform, lowering) for name, platform in platforms.items() if not missing(request, name)
+    }
+    arithmetics = {
+        name: arithmetic(request, name, choices[name].lowering) if name in choices else missing(request, name)
+        for name in platforms
+    }
     return Explanation(
         public_name(function),
         planned,
@@ -340,7 +346,7 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         jnp.dtype(request.dtype),
         None if planned.sparse else request,
         choices,
-        {name: arithmetic(request, name, choice.lowering) for name, choice in choices.items()},
+        arithmetics,
         _over_mesh(function, lhs, rhs, arguments, settings),
         tuple(
             (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, Planned) else str(answer))

@@ -155,8 +155,9 @@ def split(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 def widened(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """8-bit floats as bfloat16, which holds each of them exactly and has a kernel of its own."""
-    wide = request.cast("bfloat16")
-    return pinned(wide, lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16))
+    out = "float32" if request.dtype.startswith("float8") else request.dtype  # else sums are rounded to bfloat16 first
+    wide = request.cast("bfloat16", out)
+    return pinned(wide, lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)).astype(request.dtype)
 
 
 def shifted(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:

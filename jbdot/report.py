@@ -98,10 +98,11 @@ class ReportRow:
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
         path, _, where = self.source.rpartition("/")
-        gain = f"{self.choice.gain:.2g} ({self.choice.source})" if self.choice.gain else ""
+        choice = self.choice
+        gain = f"{choice.gain:.2g} on {choice.case} ({choice.source})" if choice.gain else ""
         times = "?" if self.times is None else _number(self.times)
         cells = where or path, times, str(self.contraction), self.operands, _number(self.flops)
-        return *cells, self.choice.lowering, gain, self.choice.why
+        return *cells, choice.lowering, gain, choice.why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,16 @@ class Report:
     @property
     def head(self) -> tuple[str, ...]:
         """The names of the columns."""
-        return "where", "times", "contraction", "operands and result", "FLOPs", "lowering", "times faster", "why"
+        return (
+            "where",
+            "times",
+            "contraction",
+            "operands and result",
+            "FLOPs",
+            "lowering",
+            "times faster, and on what",
+            "why",
+        )
 
     @property
     def title(self) -> str:

@@ -187,11 +187,18 @@ class Request:
     @property
     def precisions(self) -> tuple[Any, ...]:
         """What is asked of each operand."""
-        return self.precision if isinstance(self.precision, tuple) else (self.precision,)
+        return self.precision if type(self.precision) is tuple else (self.precision,)  # `lax.DotAlgorithm` is one too
 
 
 def swapped_precision(precision: Any) -> Any:
     """The precision of the same dot with rhs first."""
+    if isinstance(precision, lax.DotAlgorithm):
+        return precision._replace(
+            lhs_precision_type=precision.rhs_precision_type,
+            rhs_precision_type=precision.lhs_precision_type,
+            lhs_component_count=precision.rhs_component_count,
+            rhs_component_count=precision.lhs_component_count,
+        )
     return precision[::-1] if isinstance(precision, tuple) else precision
 
 

@@ -51,6 +51,16 @@ def test_every_rule_is_measured_and_gains(name):
     assert source
 
 
+def test_a_gain_names_the_case_that_it_is_of():
+    arrays = "int8[64,128,128] by int8[64,128,128]"
+    request = ask((64, 128, 128), (64, 128, 128), numbers=(((1,), (1,)), ((0,), (0,))))
+    found = chosen(request, "cpu")
+    if found.lowering == "pinned":  # a rule that was measured on int8, and takes float32 too from jax 0.12 on
+        assert f"times faster on {arrays}, float32 was not measured (measured on" in str(found)
+    case = chosen(request_of(RULES["cpu turned"]), "cpu")
+    assert f"times faster on {arrays} (measured on" in str(case)
+
+
 def test_what_was_seen_to_be_wrong_on_a_platform_is_not_chosen_there():
     request = ask((2, 4, 4), (2, 4, 4), "uint8")
     for lowering in ("shifted", "hash"):

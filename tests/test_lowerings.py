@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax import numpy as jnp
 
+import jbdot
 from jbdot.choice import candidates, misfit
 from jbdot.contraction import Contraction
 from jbdot.lowerings import LOWERINGS
@@ -96,6 +97,14 @@ def test_equals_lax_dot_general_whatever_the_axes(data):
 
 def test_a_loop_over_a_batch_that_no_block_divides():
     check(*ask("bmk,bkn->bmn", "int32", sizes=SIZES | {"b": 97}))
+
+
+def test_8_bit_floats_are_rounded_once():
+    """273 lies nearer to 288 than to 256: rounded to bfloat16 first it is 272, and would go to 256."""
+    x, y = jnp.full((8, 39), 7, "float8_e4m3fn"), jnp.ones((39, 8), "float8_e4m3fn")
+    out = jbdot.contract("m k, k n -> m n", x, y, lowering="widened")
+    assert out.dtype == "float8_e4m3fn"
+    assert np.all(out.astype("float32") == 288)
 
 
 def test_what_a_lowering_needs():
