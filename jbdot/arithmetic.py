@@ -28,8 +28,8 @@ _PASSES: Final = {(1, 1): 1, (1, 2): 2, (1, 3): 3, (2, 2): 3, (2, 3): 5, (3, 3):
 _DIGITS: Final = {1: 2, 2: 5, 3: 7}
 # python -m benchmarks.tpu: cycles over those of one pass, on v5e, v5p and v6e.
 _MORE: Final = (
-    '; precision="high" takes 3 passes, "highest" 6: by the TPU compiler\'s estimate for 1024 x 1024 x 1024, '
-    "1.3 to 1.8 and 2.0 to 3.3 times the cycles"
+    '; precision="high" takes 3 passes, "highest" 6: by the TPU compiler\'s estimate for 1024 x 1024 x 1024 on v5e, '
+    "v5p and v6e, 1.3 to 1.8 and 2.0 to 3.3 times the cycles"
 )
 # Named algorithms that a backend takes: JAX refuses the others on a CPU, XLA's compiler on a GPU (H100) and a TPU.
 ALGORITHMS: Final[dict[str, tuple[str, ...]]] = {

@@ -168,6 +168,7 @@ def _can_choose(request: Request) -> bool:
         request.is_static
         and request.is_plain
         and request.lhs_dtype == request.rhs_dtype
-        and request.lhs_dtype not in ("bool", "int4", "uint4", "int2", "uint2")
+        and "bool" not in (request.lhs_dtype, request.dtype)
+        and request.lhs_dtype not in ("int4", "uint4", "int2", "uint2")
         and 0 not in (*request.lhs, *request.rhs)
     )

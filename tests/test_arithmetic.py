@@ -213,6 +213,42 @@ def test_a_fraction_is_cut_off_first_on_a_cpu():
     assert jbdot.contract(MATRICES, x, y, preferred_element_type="int32").tolist() == [[6, 6], [6, 6]]
 
 
+def rounded(values, *dtypes):
+    """Rounds a sum in float32 to one dtype after another."""
+    for dtype in ("float32", *dtypes):
+        values = values.astype(dtype)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "made", "through", "words"),
+    [
+        (("bfloat16",), "bfloat16", ("bfloat16",), "exact products, summed in float32, rounded once to bfloat16"),
+        (("float16",), "float16", ("float16",), "exact products, summed in float32, rounded once to float16"),
+        (("bfloat16", None, "float16"), "bfloat16", ("bfloat16", "float16"), "rounded to bfloat16, then to float16"),
+        (("float16", None, "bfloat16"), "bfloat16", ("bfloat16",), "float16 is made bfloat16 first; exact products"),
+        (("float32", None, "bfloat16"), "float32", ("bfloat16",), "and sums in float32, rounded once to bfloat16"),
+        (("bfloat16", "float32", "bfloat16"), "bfloat16", ("bfloat16",), "float32 is made bfloat16 first; exact"),
+        (
+            ("float8_e4m3fn",),
+            "float8_e4m3fn",
+            ("float16", "float8_e4m3fn"),
+            "rounded to float16, then to float8_e4m3fn",
+        ),
+        (("int8", "float32", "float32"), "float32", (), "int8 is made float32 first; products and sums in float32"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("labels", [MATRICES, VECTOR])
+def test_a_cpu_rounds_as_it_is_said(labels, dtypes, made, through, words):
+    """Quarters below 4 and a bit, 32 products: every sum is exact in float32, and few are in 16 or 8 bits."""
+    dot, rng = Dot(labels, *dtypes, sizes=32), np.random.default_rng(1)
+    assert words in dot.said("cpu")
+    x, y = (jnp.asarray(rng.integers(-15, 16, each.shape) / 4 + 1 / 64, each.dtype) for each in dot.operands)
+    exact = np.asarray(x.astype(made), "float64") @ np.asarray(y.astype(made), "float64")
+    assert np.array_equal(jax.jit(dot.run)(x, y), rounded(jnp.asarray(exact, "float32"), *through))
+
+
 @pytest.mark.parametrize("preset", lax.DotAlgorithmPreset, ids=str)
 def test_a_cpu_takes_the_algorithms_that_are_listed(preset):
     dot = Dot(MATRICES, "float32", precision=preset)
@@ -380,6 +416,18 @@ def test_lanes_have_no_dot_on_a_tpu_and_say_so():
     text = jbdot.compile_for("v5e:2x2", jbdot.matmul, *operands).text
     assert not units(text)
     assert product(text) == {"f32"}
+
+
+@on_tpu
+@pytest.mark.parametrize("lowering", ["direct", "pinned", "padded", "fused", "reduced", "split"])
+def test_lowerings_of_a_vector_on_a_tpu(lowering):
+    dot = Dot(VECTOR, "bfloat16")
+    run = jbdot.optimize(dot.run, lowering=lowering)
+    text = jbdot.compile_for("v5e:2x2", run, *dot.operands).text
+    said = arithmetic(dot.request, "tpu", lowering)
+    assert said.startswith("exact products") == bool(units(text))
+    assert ("each product is rounded to bfloat16" in said) == (sums(text) == {"bf16"})
+    assert said.startswith("products and sums in float32") == (sums(text) == {"f32"})
 
 
 @on_tpu

@@ -115,8 +115,13 @@ def test_what_a_lowering_needs():
     odd, *_ = ask("mk,kn->mn", "float32", sizes=SIZES | {"k": 65})
     assert "at most 64" in misfit(odd, "unrolled")
     assert "multiple of 2" in misfit(odd, "split")
-    for unlike in (ask("mk,kn->mn", "bool")[0], ask("mk,kn->mn", "float32", sizes=SIZES | {"m": 0})[0]):
-        assert candidates(unlike) == ["direct"]
+    unlike = (
+        ask("mk,kn->mn", "bool"),
+        ask("mk,kn->mn", "float32", "bool"),
+        ask("mk,kn->mn", "float32", sizes=SIZES | {"m": 0}),
+    )
+    for request, *_ in unlike:
+        assert candidates(request) == ["direct"]
     named, *_ = ask("mk,kn->mn", "bfloat16", precision=lax.DotAlgorithmPreset.BF16_BF16_F32)
     assert candidates(named) == ["direct"]
 
