@@ -186,7 +186,7 @@ def dialects() -> dict[str, str]:
 
 
 def presets() -> list[dict[str, Any]]:
-    """The calls that README makes: those of its first table, the article's, and those of its error messages."""
+    """The calls that README makes: those of its first table, its examples, and those of its error messages."""
     readme = (HERE.parent / "README.md").read_text()
     own = [
         *re.findall(r"`(\w+)` of \(([\d, ]+)\), \(([\d, ]+)\)(?:, `axes=([^`]+)`)?", readme),

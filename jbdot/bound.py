@@ -39,6 +39,9 @@ def arriving(task: Task, end: Sharding) -> float:
     """Bytes that must arrive at a device, on average, for the result to end in a sharding.
 
     Example:
+        >>> from jbdot.block import Block
+        >>> from jbdot.bound import arriving
+        >>> from jbdot.candidate import Task
         >>> from jbdot.contraction import Contraction
         >>> mesh, c = {"x": 4}, Contraction.parse("m k, k n -> m n")
         >>> lhs, rhs = (Block.of((8, 8), "float32", sharding, mesh) for sharding in ((("x",), ()), (("x",), ())))
@@ -106,6 +109,9 @@ def working(task: Task, end: Sharding) -> float:
     """Bytes that each device must send or get which does an equal box of the work.
 
     Example:
+        >>> from jbdot.block import Block
+        >>> from jbdot.bound import working
+        >>> from jbdot.candidate import Task
         >>> from jbdot.contraction import Contraction
         >>> mesh, c = {"x": 4}, Contraction.parse("m k, k n -> m n")
         >>> lhs, rhs = (Block.of((8, 8), "float32", sharding, mesh) for sharding in ((("x",), ()), (("x",), ())))

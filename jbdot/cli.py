@@ -32,10 +32,11 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 import jbdot
 from jbdot import doctor as examination
-from jbdot import files, hardware, mesh_axes
+from jbdot import files, hardware, mesh_axes, plan_text
 from jbdot.explain import COLOURS, Explanation
 from jbdot.front_door import PLANNERS, extra_defaults, operand_names, public_name
 from jbdot.plan_text import bytes_text
+from jbdot.table import table as text_table
 
 COMPILED: Final = 4  # programs that `plan --topology` compiles
 
@@ -78,8 +79,17 @@ def main() -> None:
     try:
         app(prog_name="jbdot")
     except (ValueError, TypeError, IndexError, ImportError) as error:
-        errors.print(f"[bold red]error[/]: {rich.markup.escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        fail(str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(f"there is too little memory for arrays of these sizes: {error}")
+
+
+def fail(message: str) -> None:
+    """Ends the command with one line on standard error and status 2."""
+    errors.print(f"[bold red]error[/]: {rich.markup.escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(2)
 
 
 @app.callback()
@@ -203,7 +213,7 @@ def plan(
     if plot is not None:
         picture(plot, planned)
     console.print(explanation.call(), "", highlight=False, markup=False, sep="\n")
-    console.print(str(planned), highlight=False, markup=False, soft_wrap=True)
+    show_plan(planned)
     if topology is not None:
         console.print("", witnessed(planned, topology), highlight=False)
 
@@ -264,7 +274,7 @@ def optimize(
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_frame.f_code.co_filename != str(script):
             traceback = traceback.tb_next
-        error.__traceback__ = traceback or error.__traceback__
+        error.__traceback__ = traceback
         sys.excepthook(type(error), error, error.__traceback__)
         raise typer.Exit(1) from None
 
@@ -286,7 +296,7 @@ def demo(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first weights, the order of the digits and their shifts.")] = 0,
 ) -> None:
-    """Run the article's examples, then train a capsule network on handwritten digits."""
+    """Run examples of dot, batch_dot and matmul, then train a capsule network on handwritten digits."""
     from jbdot import demo as showcase
 
     showcase.run(out, seed=seed, console=console, **({} if epochs is None else {"epochs": epochs}))
@@ -319,6 +329,8 @@ def find(function: str, dialect: str | None) -> Callable[..., Any]:
         if fits:
             return named[fits[0]]
     door = named.get(f"{dialect}.{function}" if dialect else function)
+    if function.split(".")[-1] == "Dot":
+        raise ValueError("Dot is a layer, and the command takes functions. What it multiplies with is batch_dot.")
     if door is None:
         raise ValueError(f"there is no {f'{dialect}.' if dialect else ''}{function}. There are {', '.join(named)}.")
     return door
@@ -418,6 +430,22 @@ def witnessed(planned: jbdot.ShardingPlan, topology: str) -> rich.table.Table:
         kinds = ", ".join(dict.fromkeys(one.kind for one in made.collectives))
         table.add_row(name, bytes_text(made.bytes_sent), bytes_text(made.temp_bytes), us, kinds or "-")
     return table
+
+
+def show_plan(planned: jbdot.ShardingPlan) -> None:
+    """Prints a plan; where its table of ways is too wide, what each way moves comes before what that costs."""
+    for part in plan_text.parts(planned):
+        if isinstance(part, str):
+            console.print(part, "", sep="\n", highlight=False, markup=False)
+            continue
+        is_wide = max(map(len, text_table(part).splitlines())) > console.width
+        first = part[0].index("sent") if is_wide else len(part[0])
+        costs = [(row[0], *row[first:]) for row in part]
+        for rows in [[row[:first] for row in part], *([costs] if is_wide else [])]:
+            table = rich.table.Table(*rows[0], box=None, header_style="bold")
+            for row in rows[1:]:
+                table.add_row(*map(rich.text.Text, row))
+            console.print(table, "", highlight=False)
 
 
 def show(explanation: Explanation) -> None:

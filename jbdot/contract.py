@@ -51,6 +51,7 @@ def contract(
     Differs: `dot_general` names axes by number.
 
     Example:
+        >>> from jbdot import contract
         >>> import jax.numpy as jnp
         >>> contract("batch query d, batch key d -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
         (2, 3, 5)
@@ -104,6 +105,7 @@ def dot_general(
     Source: `jax.lax.dot_general`.
 
     Example:
+        >>> from jbdot import dot_general
         >>> import jax.numpy as jnp
         >>> dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), (((2,), (1,)), ((0,), (0,)))).shape
         (2, 3, 5)

@@ -37,6 +37,7 @@ class Contraction:
         ValueError: A label is not a word, stands twice in `out`, or is in no operand.
 
     Example:
+        >>> from jbdot import Contraction
         >>> c = Contraction(("b", "m", "k"), ("b", "k", "n"), ("b", "m", "n"))
         >>> print(c)
         b m k, b k n -> b m n
@@ -84,6 +85,7 @@ class Contraction:
             ValueError: The text is no contraction of two operands.
 
         Example:
+            >>> from jbdot import Contraction
             >>> Contraction.parse("bmk,bkn->bmn")
             Contraction.parse('b m k, b k n -> b m n')
             >>> print(Contraction.parse("...ij,...jk->...ik", (7, 2, 3), (3, 4)))
@@ -99,6 +101,7 @@ class Contraction:
             ValueError: An axis is out of range or has two roles, or paired lists differ in length.
 
         Example:
+            >>> from jbdot import Contraction
             >>> print(Contraction.from_dimension_numbers((((2,), (1,)), ((0,), (0,))), 3, 3))
             b m k, b k n -> b m n
         """

@@ -1,4 +1,4 @@
-"""What `jbdot demo` shows: the article's examples, then a capsule network that learns real digits.
+"""What `jbdot demo` shows: examples of dot, batch_dot and matmul, then a capsule network that learns real digits.
 
 Needs the extra `demo`: optax, scikit-learn, matplotlib, typer and rich.
 """
@@ -22,7 +22,7 @@ from jbdot.capsules import BATCH, CLASSES, PRIMARY, PRIMARY_SIZE, SIDE, BatchDot
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Of the article: functions that answer alike, shapes of the operands. The last is an error.
+# Of each example: functions that answer alike, shapes of the operands. The last is an error.
 EXAMPLES: Final = (
     ("batch_dot matmul", (10, 12, 4, 5), (10, 12, 5, 8)),
     ("dot matmul", (3, 4), (4, 5)),
@@ -35,7 +35,7 @@ EXAMPLES: Final = (
 
 
 def examples(devices: Sequence[Any], seed: int = 0) -> list[tuple[str, str, float | None]]:
-    """Runs the article's examples on every device, with random float32 operands and NumPy in float64 beside them.
+    """Runs the examples on every device, with random float32 operands and NumPy in float64 beside them.
 
     Each gives the call, the result's shape or the error, and the largest difference over NumPy's largest value.
     """
@@ -129,7 +129,7 @@ def draw(params: Params, history: list[Epoch], held_out: Digits) -> Any:
 def run(
     directory: Path, *, epochs: int = 40, seed: int = 0, console: "Console | None" = None
 ) -> dict[str, float | int | str]:
-    """Runs the article's examples, asks `keras` the capsule layer's calls, trains the network and saves `capsules.png`.
+    """Runs the examples, asks `keras` the capsule layer's calls, trains the network and saves `capsules.png`.
 
     Args:
         directory: Where the picture goes; made if need be.
@@ -143,13 +143,18 @@ def run(
 
     Raises:
         ImportError: A package of the extra `demo` is not installed.
+        ValueError: The folder cannot be made.
     """
     consoles, progresses, *_ = need("rich.console", "rich.progress", "optax", "sklearn", "matplotlib")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)  # before the work, which takes a minute
+    except OSError as error:
+        raise ValueError(f"{directory} cannot be made: {error.strerror}. Name another folder.") from None
     screen, start, devices = console or consoles.Console(), time.perf_counter(), jax.local_devices()
     on = f"{len(devices)} x {devices[0].device_kind} ({os.cpu_count()} CPU cores), jax {jax.__version__}"
     answers = examples(devices, seed)
     rows = [(call, answer, "" if off is None else f"{off:.0e}") for call, answer, off in answers]
-    screen.print(_table(f"The article's examples on {on}", ("call", "gives", "off NumPy by"), rows))
+    screen.print(_table(f"Examples on {on}", ("call", "gives", "off NumPy by"), rows))
     inputs = jax.ShapeDtypeStruct((BATCH, PRIMARY, PRIMARY_SIZE), jnp.float32)
     calls = capsule_calls(inputs, jax.eval_shape(net.init, seed)["capsules"])
     screen.print(_table("The capsule layer's calls", ("call", "jbdot.keras_tf1", "jbdot.keras"), calls))
@@ -170,7 +175,6 @@ def run(
     ]
     screen.print(_table("Training", ("epoch", "loss", "training", "held out", "seconds"), rows))
 
-    directory.mkdir(parents=True, exist_ok=True)
     picture, figure = directory / "capsules.png", draw(params, history, held_out)
     files.save(picture, lambda path: figure.savefig(path, format="png", dpi=120), overwrite=True)
     accuracy, seconds = history[-1].held_out_accuracy, time.perf_counter() - start

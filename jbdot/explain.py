@@ -281,6 +281,7 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         ValueError, IndexError: As function itself, for a call that it refuses.
 
     Example:
+        >>> from jbdot import explain
         >>> import jbdot
         >>> e = explain(jbdot.batch_dot, (10, 12, 4, 5), (10, 12, 5, 8))
         >>> e.formula

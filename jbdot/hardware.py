@@ -51,6 +51,7 @@ class Hardware:
         sources: Pages that the figures are from, and what is assumed.
 
     Example:
+        >>> from jbdot.hardware import known
         >>> v5e = known("TPU v5 lite")
         >>> v5e.name, v5e.link_bytes_per_s, v5e.wraps(16, (16, 8)), v5e.wraps(8, (16, 8))
         ('TPU v5e', 45000000000.0, True, False)
@@ -80,6 +81,7 @@ class Hardware:
         """FLOP/s of a dot of this dtype at best; where it has no rate of its own, that of the dtype it is widened to.
 
         Example:
+            >>> from jbdot.hardware import known
             >>> known("TPU v4").rate("float8_e5m2") == known("TPU v4").rate("bfloat16")
             True
         """
@@ -160,6 +162,7 @@ def known(device_kind: str) -> Hardware:
         ValueError: None are known.
 
     Example:
+        >>> from jbdot.hardware import known
         >>> known("NVIDIA H100 80GB HBM3").name
         'NVIDIA H100 SXM'
     """
@@ -181,6 +184,7 @@ def of_topology(topology: str) -> Hardware:
         ValueError: There is no such kind.
 
     Example:
+        >>> from jbdot.hardware import of_topology
         >>> of_topology("v5p:4x4x4").name
         'TPU v5p'
     """

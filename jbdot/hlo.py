@@ -50,6 +50,7 @@ class Collective:
         across_slices: Whether it goes from slice to slice, over the network of the data center.
 
     Example:
+        >>> from jbdot.hlo import Collective
         >>> gather = Collective("all-gather", group=4, groups=4, operand_bytes=256, result_bytes=1024, times=3)
         >>> print(gather)
         3 x all-gather over 4 groups of 4, 256 to 1,024 bytes: 768 sent each time
@@ -90,6 +91,7 @@ def collectives(text: str) -> tuple[Collective, ...]:
         Unreadable: How often a loop with collectives runs is not in the text, or a form is not known.
 
     Example:
+        >>> from jbdot.hlo import collectives
         >>> text = '''HloModule jit_f, num_partitions=8
         ...
         ... ENTRY %main (x: bf16[8,4]) -> bf16[32,4] {

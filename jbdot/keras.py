@@ -55,6 +55,7 @@ def dot(
     Source: `tf_keras.backend.dot`, tf_keras 2.21.
 
     Example:
+        >>> from jbdot.keras import dot
         >>> import jax.numpy as jnp
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((7, 4, 5))).shape
         (2, 3, 7, 5)
@@ -108,6 +109,7 @@ def batch_dot(
     Source: `tf_keras.backend.batch_dot`, tf_keras 2.21.
 
     Example:
+        >>> from jbdot.keras import batch_dot
         >>> import jax.numpy as jnp
         >>> batch_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 12, 8)
@@ -161,6 +163,7 @@ class Dot(keras_rules.DotLayer):
     Source: `tf_keras.layers.Dot`, tf_keras 2.21.
 
     Example:
+        >>> from jbdot.keras import Dot
         >>> import jax.numpy as jnp
         >>> Dot(axes=1)([jnp.ones((2, 3)), jnp.ones((2, 3))]).shape
         (2, 1)

@@ -69,6 +69,7 @@ def dot(
     Source: `keras.backend.dot`, Keras 2.2.4 on TensorFlow 1.13.1; every later Keras agrees.
 
     Example:
+        >>> from jbdot.keras_tf1 import dot
         >>> import jax.numpy as jnp
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((7, 4, 5))).shape
         (2, 3, 7, 5)
@@ -130,6 +131,7 @@ def batch_dot(
     Source: `keras.backend.batch_dot`, Keras 2.2.4 on TensorFlow 1.13.1.
 
     Example:
+        >>> from jbdot.keras_tf1 import batch_dot
         >>> import jax.numpy as jnp
         >>> batch_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 8)
@@ -167,6 +169,7 @@ class Dot(keras_rules.DotLayer):
     Source: `keras.layers.Dot`, Keras 2.2.4.
 
     Example:
+        >>> from jbdot.keras_tf1 import Dot
         >>> import jax.numpy as jnp
         >>> Dot(axes=1)([jnp.ones((2, 3)), jnp.ones((2, 3))]).shape
         (2, 1)

@@ -31,6 +31,7 @@ class Links:
         slice_shape: Chips of one slice along each dimension of the torus.
 
     Example:
+        >>> from jbdot.links import Links
         >>> from jbdot.hardware import known
         >>> links = Links.of({"x": 16, "y": 16}, known("TPU v5 lite"))
         >>> round(links.time_us("all-gather", 15 * 90_000, "x"))  # a ring of 16: 8 hops of 1 us, 5 us to start

@@ -65,6 +65,8 @@ def optimize_everything(lowering: str | None = "auto") -> None:
         ValueError: There is no such lowering.
 
     Example:
+        >>> import jax
+        >>> from jbdot import optimize_everything
         >>> import jax.numpy as jnp
         >>> optimize_everything()
         >>> "jbdot" in str(jax.make_jaxpr(jnp.dot)(1.0, 2.0))  # the program stays as it is

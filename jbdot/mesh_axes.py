@@ -110,11 +110,12 @@ def parse_mesh(text: str) -> dict[str, int]:
         >>> parse_mesh("x=4,y=16")
         {'x': 4, 'y': 16}
     """
+    pairs = [part.split("=") for part in text.split(",")]
     try:
-        found = {name.strip(): int(size) for name, size in (part.split("=") for part in text.split(","))}
+        found = {name.strip(): int(size) for name, size in pairs}
     except ValueError:
         found = {}
-    if not found or any(not name.isidentifier() or size < 1 for name, size in found.items()):
+    if len(found) < len(pairs) or any(not name.isidentifier() or size < 1 for name, size in found.items()):
         raise BadValue("a mesh must be named as axis=size, with commas between", repr(text), "Such as x=4,y=4")
     return found
 

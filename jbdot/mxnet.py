@@ -52,6 +52,7 @@ def dot(
     Source: `mxnet.nd.dot`, MXNet 1.9.1.
 
     Example:
+        >>> from jbdot.mxnet import dot
         >>> import jax.numpy as jnp
         >>> dot(jnp.ones((2, 3, 4)), jnp.ones((4, 5, 6))).shape
         (2, 3, 5, 6)
@@ -124,6 +125,7 @@ def batch_dot(
     Source: `mxnet.nd.batch_dot`, MXNet 1.9.1.
 
     Example:
+        >>> from jbdot.mxnet import batch_dot
         >>> import jax.numpy as jnp
         >>> batch_dot(jnp.ones((2, 4, 3)), jnp.ones((2, 5, 3)), transpose_b=True).shape
         (2, 4, 5)

@@ -60,6 +60,7 @@ def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto
         ValueError: There is no such lowering.
 
     Example:
+        >>> from jbdot import optimize
         >>> import jax, jax.numpy as jnp
         >>> def loss(w, x):
         ...     return jnp.sum(jnp.tanh(x @ w) ** 2)

@@ -16,24 +16,28 @@ Rows = list[tuple[str, ...]]
 
 
 def text(plan: "ShardingPlan") -> str:
-    """All of it: operands and result, the candidates, what is taken and why, its steps, the lower bound."""
+    """All of it, as plain text."""
+    return "\n\n".join(part if isinstance(part, str) else table(part) for part in parts(plan))
+
+
+def parts(plan: "ShardingPlan") -> list[str | Rows]:
+    """Its paragraphs and tables: operands, result, candidates, what is taken and why, its steps, the lower bound."""
     mesh = ", ".join(f"{name}={size}" for name, size in plan.mesh.shape.items())
     arrays = [
         f"{array_text(name, x.shape, x.dtype)} {mesh_axes.code(x.sharding.spec)}"
         for name, x in (("lhs", plan.lhs), ("rhs", plan.rhs), ("out", plan.out))
     ]
     figures = plan.hardware.name
-    return "\n\n".join(
-        (
-            f"{plan.contraction} on {mesh} of {figures}",
-            "\n".join(f"  {array}" for array in arrays) + (" (chosen by the plan)" if plan.open else ""),
-            table(candidates(plan)),
-            "  " + why(plan),
-            table(steps(plan)),
-            f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(plan.bound))}.",
-            f"  Bytes are counted, for each device; times are estimates, from figures of {figures}.",
-        )
-    )
+    least = f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(plan.bound))}."
+    return [
+        f"{plan.contraction} on {mesh} of {figures}",
+        "\n".join(f"  {array}" for array in arrays) + (" (chosen by the plan)" if plan.open else ""),
+        candidates(plan),
+        "  " + why(plan),
+        steps(plan),
+        *([least] if round(plan.bound) else []),
+        f"  Bytes are counted, for each device; times are estimates, from figures of {figures}.",
+    ]
 
 
 def why(plan: "ShardingPlan") -> str:

@@ -112,6 +112,8 @@ def sharded(
         TypeError, ValueError: As the front door and `plan_sharding`.
 
     Example:
+        >>> import jax
+        >>> from jbdot import sharded
         >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
         >>> import jbdot
         >>> mesh = AbstractMesh((4,), ("x",))

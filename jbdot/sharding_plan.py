@@ -266,6 +266,8 @@ def plan_sharding(
     Differs: `contract` leaves all of this to XLA.
 
     Example:
+        >>> import jax
+        >>> from jbdot import plan_sharding
         >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
         >>> from jbdot.hardware import known
         >>> mesh = AbstractMesh((4, 4), ("x", "y"))

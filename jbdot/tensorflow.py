@@ -74,6 +74,7 @@ def matmul(
     Source: `tf.linalg.matmul`, TensorFlow 2.21.
 
     Example:
+        >>> from jbdot.tensorflow import matmul
         >>> import jax.numpy as jnp
         >>> matmul(jnp.ones((9, 1, 4, 2)), jnp.ones((8, 2, 5))).shape
         (9, 8, 4, 5)
@@ -194,6 +195,7 @@ def tensordot(
     Source: `tf.tensordot`, TensorFlow 2.21.
 
     Example:
+        >>> from jbdot.tensorflow import tensordot
         >>> import jax.numpy as jnp
         >>> tensordot(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 5)), [[1, 2], [1, 0]]).shape
         (2, 5)
@@ -249,6 +251,7 @@ def einsum(
     Source: `tf.einsum`, TensorFlow 2.21.
 
     Example:
+        >>> from jbdot.tensorflow import einsum
         >>> import jax.numpy as jnp
         >>> einsum("...ij,jk->...ik", jnp.ones((7, 2, 3)), jnp.ones((3, 4))).shape
         (7, 2, 4)
@@ -294,6 +297,7 @@ def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: b
     Source: `tf.sparse.sparse_dense_matmul`, TensorFlow 2.21.
 
     Example:
+        >>> from jbdot.tensorflow import sparse_dense_matmul
         >>> import jax.numpy as jnp
         >>> from jax.experimental import sparse
         >>> sparse_dense_matmul(sparse.BCOO.fromdense(jnp.eye(3)), jnp.ones((3, 4))).shape

@@ -51,6 +51,7 @@ def dot(
     Source: `theano.tensor.dot`, Theano 1.0.5.
 
     Example:
+        >>> from jbdot.theano import dot
         >>> import jax.numpy as jnp
         >>> dot(jnp.ones((2, 3)), jnp.ones(3)).shape
         (2,)
@@ -112,6 +113,7 @@ def tensordot(
     Source: `theano.tensor.tensordot`, Theano 1.0.5.
 
     Example:
+        >>> from jbdot.theano import tensordot
         >>> import jax.numpy as jnp
         >>> tensordot(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 5)), [[1, 2], [1, 0]]).shape
         (2, 5)
@@ -160,6 +162,7 @@ def batched_dot(
     Source: `theano.tensor.batched_dot`, Theano 1.0.5.
 
     Example:
+        >>> from jbdot.theano import batched_dot
         >>> import jax.numpy as jnp
         >>> batched_dot(jnp.ones((10, 12, 4, 5)), jnp.ones((10, 12, 5, 8))).shape
         (10, 12, 4, 12, 8)
@@ -221,6 +224,7 @@ def batched_tensordot(
     Source: `theano.tensor.batched_tensordot`, Theano 1.0.5.
 
     Example:
+        >>> from jbdot.theano import batched_tensordot
         >>> import jax.numpy as jnp
         >>> batched_tensordot(jnp.ones((2, 4, 3)), jnp.ones((2, 5, 3)), [2, 2]).shape
         (2, 4, 5)

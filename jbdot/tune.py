@@ -90,6 +90,7 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
         ValueError: The call holds no dot, or as function itself.
 
     Example:
+        >>> from jbdot import tune
         >>> import jax.numpy as jnp
         >>> (found,) = tune("b m k, b k -> b m", jnp.ones((8, 4, 4)), jnp.ones((8, 4)), seconds=0.01)
         >>> found.timings[0].us.median > 0

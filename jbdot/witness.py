@@ -197,6 +197,10 @@ def compile_for(
         RuntimeError: The compiler refuses the program, hangs or ends.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jax.sharding import NamedSharding, PartitionSpec
+        >>> from jbdot import compile_for
         >>> from jax.sharding import AbstractMesh
         >>> mesh = AbstractMesh((4, 4), ("x", "y"))
         >>> rows = jax.ShapeDtypeStruct((8192, 8192), "bfloat16", sharding=NamedSharding(mesh, PartitionSpec("x")))

@@ -56,6 +56,8 @@ def test_latex_and_picture(jbdot, tmp_path):
     [
         (("explain", "dot", "3x4", "5x6"), "axis 1 of x has size 4, axis 0 of y has size 5"),
         (("explain", "nothing", "3x4", "5x6"), "there is no nothing"),
+        (("explain", "Dot", "3x4", "5x6"), "Dot is a layer"),
+        (("demo", "--out", __file__), "cannot be made: File exists. Name another folder"),
         (("explain", "tensordot", "3x4", "4x6"), "Choose one with --dialect"),
         (("explain", "dot", "3x", "5x6"), "'3x' is no shape"),
         (("explain", "dot", "", "5x6"), "'' is no shape"),
@@ -169,6 +171,28 @@ def test_plan(jbdot, tmp_path):
     assert "of TPU v5p" in out
 
 
+def test_a_plan_fits_the_terminal(jbdot, monkeypatch):
+    args = ("plan", "matmul", "64x1024x1024", "64x1024x1024", *PLAN[4:])
+    for width in (80, 240):
+        monkeypatch.setattr(cli, "console", cli.rich.console.Console(width=width))
+        code, out, _ = jbdot(*args)
+        assert code == 0
+        lines = out.splitlines()
+        assert max(map(len, lines)) <= width
+        (costs,) = (line for line in lines if re.match(r" *way .*total, us", " ".join(line.split())))
+        assert ("lhs" in costs) == (width == 240)
+
+
+def test_too_little_memory_is_one_line(jbdot, monkeypatch):
+    def run(*args, **kwargs):
+        raise cli.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+
+    monkeypatch.setattr(cli.files, "multiply", run)
+    code, _, err = jbdot("run", "dot", "a.npy", "b.npy", "--out", "c.npy")
+    assert code == 2
+    assert err.startswith("error: there is too little memory for arrays of these sizes: RESOURCE_EXHAUSTED")
+
+
 def test_the_function_that_is_asked_for_is_planned(jbdot):
     args = ("batch_dot", "16x16x64x64", "16x16x64x64")
     code, out, _ = jbdot("plan", *args, "--mesh", "x=4")
@@ -185,6 +209,7 @@ def test_the_function_that_is_asked_for_is_planned(jbdot):
     ("change", "fact"),
     [
         (("--mesh", "4x4"), "a mesh must be named as axis=size"),
+        (("--mesh", "x=4,x=2"), "a mesh must be named as axis=size"),
         (("--lhs", "z"), "a sharding must name axes of the mesh: 'z' in 'z'"),
         (("--lhs", "x,,x"), "a mesh axis must cut one axis of an array only: 'x' stands twice in P"),
         (("--rhs", ",,,x"), "the PartitionSpec of rhs must not be longer than its rank"),

@@ -151,7 +151,7 @@ def test_partial_sums_can_be_left_to_jax():
     assert plan.spec.unreduced == {"y"}
     assert plan.out.dtype == "float32"  # as they were accumulated
     assert "P('x', unreduced={'y'})" in str(plan)
-    assert "No way that cuts the work into equal boxes sends less than 0 B." in str(plan)
+    assert "sends less than" not in str(plan)  # nothing has to be sent
     with jax.set_mesh(on):
         got = jax.jit(lambda x, y: jax.sharding.reshard(plan(x, y), P("x")))(lhs, rhs)
         np.testing.assert_array_equal(got, np.asarray(lhs, np.float32) @ np.asarray(rhs, np.float32))
@@ -284,7 +284,7 @@ def test_one_device_and_axes_of_one_device():
         plan = planned(GEMM, on, (("x",), ()), ((), ()))
         assert plan.sent == 0
         assert plan.is_plain
-        assert "sends less than 0 B." in str(plan)
+        assert "sends less than" not in str(plan)
 
 
 def test_what_is_printed():

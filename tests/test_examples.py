@@ -1,4 +1,4 @@
-"""The examples of the article that this project grew from."""
+"""README's examples of dot, batch_dot and matmul, and more of their kind."""
 
 import numpy as np
 import pytest
