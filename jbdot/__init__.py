@@ -2,7 +2,7 @@
 
 import functools
 
-from jbdot import keras, keras_tf1, lowering_rule, mark, mxnet, tensorflow, theano
+from jbdot import keras, keras_tf1, lowering_rule, mark, mxnet, tensorflow, theano, transpose_rule
 from jbdot.contract import contract, dot_general
 from jbdot.contraction import Contraction
 from jbdot.explain import Explanation, explain
@@ -17,6 +17,7 @@ from jbdot.tune import tune
 from jbdot.witness import compile_for
 
 lowering_rule.install()
+transpose_rule.install()
 mark.read_variable()
 for _dialect in (keras, keras_tf1, mxnet, tensorflow, theano):
     vars(_dialect)["__getattr__"] = functools.partial(absent, _dialect)  # unseen by type checkers, which then help

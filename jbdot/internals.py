@@ -73,6 +73,28 @@ def put_before(primitive: Any, rule: Rule) -> None:
         table.pop(primitive, None)
 
 
+@_contract(None)
+def tell_transposes(primitive: Any, told: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> None:
+    """JAX's own transpose rules of a primitive of two operands are told what `told` makes of its parameters.
+
+    Args:
+        primitive: A bilinear one, such as `lax.dot_general_p`.
+        told: Gives the parameters, by the abstract value of the operand that the cotangent is for, and its own.
+    """
+    from jax._src.interpreters import ad
+
+    kinds = ad.UndefinedPrimal, ad.GradAccum
+
+    def after(own: Rule) -> Rule:
+        def transposed(cotangent: Any, lhs: Any, rhs: Any, **params: Any) -> Any:
+            return own(cotangent, lhs, rhs, **told((lhs if isinstance(lhs, kinds) else rhs).aval, params))
+
+        return transposed
+
+    for table in (ad.primitive_transposes, ad.fancy_transposes):
+        table[primitive] = after(table[primitive])
+
+
 @_contract(dict)
 def metadata() -> dict[str, Any]:
     """The XLA metadata in force: of the contexts around, or, in a derivative rule, of the equation that it is for."""

@@ -10,23 +10,25 @@ import os
 from typing import Any, Final
 
 import jax
+from jax import numpy as jnp
 
 from jbdot import internals
 from jbdot.choice import known
-from jbdot.errors import Refusal
+from jbdot.errors import BadValue, Refusal
 
 OPTIMIZED: Final = "jbdot"  # set by `optimize`, or by a call that names its lowering
 CALLED: Final = "jbdot_call"  # set by a jbdot call that names none: what stands around it goes before
+GRAD_DTYPE: Final = "jbdot_grad_dtype"  # set by `optimize`: the dtype that a dot's gradients are summed to
 VARIABLE: Final = "JBDOT_LOWERING"
 
 _process: str | None = None  # the lowering of dots that nothing else is said of
 
 
-def marked(lowering: str, key: str = OPTIMIZED) -> Any:
-    """A context: every dot that is traced in it, by whatever library, is lowered so."""
+def marked(lowering: str, key: str = OPTIMIZED, grad_dtype: str | None = None) -> Any:
+    """A context: every dot that is traced in it, by whatever library, is lowered so, and has such gradients."""
     from jax.experimental.xla_metadata import set_xla_metadata  # `import jax` does not load it
 
-    return set_xla_metadata(**{key: lowering})
+    return set_xla_metadata(**{key: lowering}, **({} if grad_dtype is None else {GRAD_DTYPE: grad_dtype}))
 
 
 def called(lowering: str | None) -> Any:
@@ -46,6 +48,33 @@ def surrounding() -> str | None:
 def of(metadata: dict[str, Any]) -> str:
     """The lowering that a dot with this metadata gets: by its mark, else the process's, else as it stands."""
     return metadata.get(OPTIMIZED) or _process or metadata.get(CALLED) or "direct"
+
+
+def known_grad_dtype(grad_dtype: Any) -> str | None:
+    """Checks what a user asks of gradients.
+
+    Raises:
+        BadValue: It is none of the words.
+    """
+    if grad_dtype is None or (isinstance(grad_dtype, str) and grad_dtype in ("operand", "result")):
+        return grad_dtype
+    raise BadValue(
+        'grad_dtype must be "operand", "result" or None',
+        f"got {grad_dtype!r}",
+        'A float32 weight in a bfloat16 dot has a float32 gradient with "operand"',
+    )
+
+
+def grad_dtype(own: Any, result: Any) -> Any:
+    """The dtype that the gradient of an operand is summed to: the dot's result's, as in JAX, or the operand's own.
+
+    Its own only where that is wider, and where the equation that is differentiated was traced with such a mark.
+    """
+    own, result = jnp.dtype(own), jnp.dtype(result)
+    are_inexact = jnp.issubdtype(own, jnp.inexact) and jnp.issubdtype(result, jnp.inexact)
+    if internals.metadata().get(GRAD_DTYPE) != "operand" or not are_inexact:
+        return result
+    return own if jnp.finfo(own).bits > jnp.finfo(result).bits else result
 
 
 def optimize_everything(lowering: str | None = "auto") -> None:

@@ -7,7 +7,7 @@ copied or interpreted.
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 import jax
 import numpy as np
@@ -25,15 +25,18 @@ R = TypeVar("R")
 _ARRAYS: Final = (jax.Array, np.ndarray, np.generic, jax.Ref, Tracer)
 
 
-@overload
-def optimize(f: Callable[P, R], *, lowering: str = "auto") -> "Optimized[P, R]": ...
+GradDtype = Literal["operand", "result"] | None
 
 
 @overload
-def optimize(f: str | None = None, *, lowering: str = "auto") -> "Optimization": ...
+def optimize(f: Callable[P, R], *, lowering: str = "auto", grad_dtype: GradDtype = None) -> "Optimized[P, R]": ...
 
 
-def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto") -> Any:
+@overload
+def optimize(f: str | None = None, *, lowering: str = "auto", grad_dtype: GradDtype = None) -> "Optimization": ...
+
+
+def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto", grad_dtype: GradDtype = None) -> Any:
     """Lowers every dot of a function by jbdot: `optimize(f)(*args) = f(*args)`, each `lax.dot_general` by a lowering.
 
     A function (`optimize(f)`), a decorator (`@optimize`) and a context (`with optimize():`). The dots of jit, scan,
@@ -50,6 +53,10 @@ def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto
             name of a lowering, the result is a context and a decorator.
         lowering: "auto", which chooses for each dot by its sizes and backend; or the name of a lowering, for those
             dots that it fits, "auto" for the others. A dot that names its own lowering keeps it.
+        grad_dtype: The dtype that gradients of dots are summed to, of jbdot's calls and plans too: "result", the dtype
+            of the forward dot's result, is JAX's way; "operand" is the operand's own where that is wider, so that the
+            gradient of a float32 weight in a bfloat16 dot is not rounded to bfloat16. None leaves it to the context
+            around, else to JAX. `optimize("direct", grad_dtype="operand")` changes nothing else.
 
     Returns:
         An `Optimized`: f, to call and transform, with `report(*args)`, which lists the dots; of a jitted f also
@@ -57,7 +64,7 @@ def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto
 
     Raises:
         TypeError: f is not callable, or lowering no string.
-        ValueError: There is no such lowering.
+        ValueError: There is no such lowering, or grad_dtype is none of its words.
 
     Example:
         >>> from jbdot import optimize
@@ -74,20 +81,22 @@ def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto
     """
     try:
         if f is None or isinstance(f, str):
-            return Optimization(lowering if f is None else f)
-        return Optimized(f, lowering)
+            return Optimization(lowering if f is None else f, grad_dtype)
+        return Optimized(f, lowering, grad_dtype)
     except Refusal as refusal:
-        raise refusal.told("optimize", f"f={f!r}, lowering={lowering!r}") from None
+        said = f"f={f!r}, lowering={lowering!r}" + (f", grad_dtype={grad_dtype!r}" if grad_dtype is not None else "")
+        raise refusal.told("optimize", said) from None
 
 
 class Optimization:
     """A context in which dots are lowered by jbdot, and a decorator. Made by `optimize`."""
 
-    def __init__(self, lowering: Any) -> None:
-        self._lowering, self._entered = known(lowering), list[Any]()
+    def __init__(self, lowering: Any, grad_dtype: Any = None) -> None:
+        self._lowering, self._grad_dtype = known(lowering), mark.known_grad_dtype(grad_dtype)
+        self._entered = list[Any]()
 
     def __enter__(self) -> "Optimization":
-        context = mark.marked(self._lowering)
+        context = mark.marked(self._lowering, grad_dtype=self._grad_dtype)
         context.__enter__()
         self._entered.append(context)
         return self
@@ -97,25 +106,29 @@ class Optimization:
 
     def __call__(self, f: Callable[P, R]) -> "Optimized[P, R]":
         """The function, its dots lowered so."""
-        return optimize(f, lowering=self._lowering)
+        return Optimized(f, self._lowering, self._grad_dtype)
 
 
 class Optimized(Generic[P, R]):
     """A function whose dots are lowered by jbdot. `__wrapped__` is the function as it was; so are its attributes."""
 
-    def __init__(self, f: Callable[P, R], lowering: Any = "auto") -> None:
+    def __init__(self, f: Callable[P, R], lowering: Any = "auto", grad_dtype: Any = None) -> None:
         if not callable(f):
             raise BadType("f must be callable", f"got a {type(f).__name__}", "Give the function, not its result")
-        self._f, self._lowering = f, known(lowering)
+        self._f, self._lowering, self._grad_dtype = f, known(lowering), mark.known_grad_dtype(grad_dtype)
         functools.update_wrapper(self, f, updated=())  # names and words; an object's attributes stay its own
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function in the context that marks its dots."""
-        with mark.marked(self._lowering):
+        with mark.marked(self._lowering, grad_dtype=self._grad_dtype):
             return self._f(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> "Optimized[..., Any]":
-        return self if instance is None else Optimized(types.MethodType(self._f, instance), self._lowering)
+        return self if instance is None else self._of(types.MethodType(self._f, instance))
+
+    def _of(self, f: Callable[..., Any]) -> "Optimized[..., Any]":
+        """Another function with the same settings."""
+        return Optimized(f, self._lowering, self._grad_dtype)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -123,7 +136,7 @@ class Optimized(Generic[P, R]):
         value = getattr(self._f, name)
         if name not in ("lower", "trace", "eval_shape"):
             return value
-        return Optimized(value, self._lowering)  # they call the function too
+        return self._of(value)  # they call the function too
 
     def report(self, *args: Any, platform: str | None = None, **kwargs: Any) -> Report:
         """Lists the dots of a call, and how each will be lowered, without running anything.

@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbdot import mesh_axes, plan_text, ring
+from jbdot import mark, mesh_axes, plan_text, ring
 from jbdot.block import Block, MeshAxes, Sharding
 from jbdot.bound import least
 from jbdot.candidate import Candidate, Task
@@ -173,17 +173,33 @@ class ShardingPlan:
         out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.lowering).astype(self.out.dtype)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
-    @functools.cached_property
+    @property
     def backward(self) -> tuple["ShardingPlan", "ShardingPlan"]:
-        """The plans of the gradients of lhs and of rhs."""
-        c = self.contraction
-        left, right = Contraction(c.out, c.rhs, c.lhs), Contraction(c.out, c.lhs, c.rhs)
-        return self._planned(left, self.out, self.rhs, self.lhs), self._planned(right, self.out, self.lhs, self.rhs)
+        """The plans of both gradients, lhs' first, in the dtype that `grad_dtype` of `optimize` asks for."""
+        return self.gradient(0), self.gradient(1)
 
-    def _planned(self, contraction: Contraction, lhs: Any, rhs: Any, out: Any) -> "ShardingPlan":
+    def gradient(self, side: int) -> "ShardingPlan":
+        """Plans the gradient of lhs, for side 0, or of rhs.
+
+        It has the dtype of this plan's result, as in JAX, and is cast to the operand's after it; within
+        `optimize(grad_dtype="operand")` it has the operand's own where that is wider.
+        """
+        operand = (self.lhs, self.rhs)[side]
+        key = side, mark.grad_dtype(operand.dtype, self.out.dtype)
+        if key not in self._gradients:
+            c, other = self.contraction, (self.rhs, self.lhs)[side]
+            to = Contraction(c.out, c.lhs if side else c.rhs, c.rhs if side else c.lhs)
+            self._gradients[key] = self._planned(to, self.out, other, operand, key[1])
+        return self._gradients[key]
+
+    @functools.cached_property
+    def _gradients(self) -> dict[Any, "ShardingPlan"]:
+        return {}
+
+    def _planned(self, contraction: Contraction, lhs: Any, rhs: Any, out: Any, dtype: Any) -> "ShardingPlan":
         # A pair of precisions is of operands that the gradients do not have.
         precision = None if isinstance(self.settings.precision, tuple) else self.settings.precision
-        settings = dataclasses.replace(self.settings, reduce=None, dtype=out.dtype.name, precision=precision)
+        settings = dataclasses.replace(self.settings, reduce=None, dtype=dtype.name, precision=precision)
         end = mesh_axes.read(out.sharding.spec, out.ndim, self.mesh.shape, "out")
         return _plan(contraction, lhs, rhs, self.mesh, end, self.hardware, settings)
 

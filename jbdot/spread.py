@@ -1,7 +1,7 @@
 """A planned contraction as a JAX primitive: bilinear, so that its derivatives are contractions that are planned too.
 
 Forward, a tangent of lhs is multiplied with rhs by the same plan, and likewise for rhs. Backward, the cotangent is
-multiplied with the other operand by that operand's own plan (`ShardingPlan.backward`), and comes back in its sharding.
+multiplied with the other operand by that operand's own plan (`ShardingPlan.gradient`), and comes back in its sharding.
 vmap adds a level: which axes of the operands it maps, the result's always being the first.
 """
 
@@ -94,11 +94,11 @@ class Spread:
             ).told("ShardingPlan", str(self.plan.contraction))
         # The cotangent has each vmap's axis first; of an operand that a vmap did not map the sum is wanted.
         levels = tuple((0, level[1 - side], level[2]) for level in self.levels)
-        out = spread(dataclasses.replace(self.plan.backward[side].primitive, levels=levels), cotangent, other)
+        out = spread(dataclasses.replace(self.plan.gradient(side).primitive, levels=levels), cotangent, other)
         for outer, level in enumerate(self.levels):
             at, mapped = len(self.levels) - 1 - outer, level[side]
             out = out.sum(at) if mapped is None else jnp.moveaxis(out, at, at + mapped)
-        return out
+        return out.astype((self.plan.lhs, self.plan.rhs)[side].dtype)
 
     def __str__(self) -> str:
         way = "plain jit" if self.plan.is_plain else self.plan.winner.name

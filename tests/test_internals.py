@@ -8,7 +8,7 @@ import pytest
 from jax import export, lax
 from jax import numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.interpreters import mlir
+from jax.interpreters import ad, mlir
 
 import jbdot
 from jbdot import internals
@@ -48,6 +48,23 @@ def lowered():
 
 def bind(probe, x):
     return probe.bind(x)
+
+
+def test_tell_transposes():
+    told = []
+
+    def tell(operand, params):
+        told.append(operand.dtype)
+        return params | {"scale": 3.0}
+
+    probe = internals.primitive("probe_product")
+    probe.def_abstract_eval(lambda x, y, scale: x)
+    ad.defbilinear(probe, *(lambda ct, x, y, scale: ct * scale,) * 2)
+    internals.tell_transposes(probe, tell)
+    x = jnp.ones(2)
+    for side, other in ((lambda t: probe.bind(t, x, scale=2.0), x), (lambda t: probe.bind(x, t, scale=2.0), x)):
+        np.testing.assert_array_equal(jax.linear_transpose(side, other)(x)[0], 3 * x)
+    assert set(told) == {jnp.dtype("float32")}
 
 
 def test_metadata():
