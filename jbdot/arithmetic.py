@@ -25,6 +25,7 @@ _ONE_PART: Final = ("bfloat16", "int8", "uint8", "int4", "uint4", "int2", "uint2
 _UNIT: Final = 64  # sizes from which on a batch of vectors takes a TPU's matrix unit
 # Passes for operands that are the sum of so many bfloat16 numbers: products of the least parts are left out.
 _PASSES: Final = {(1, 1): 1, (1, 2): 2, (1, 3): 3, (2, 2): 3, (2, 3): 5, (3, 3): 6}
+_THIRD: Final = "of standard normal numbers in the third digit"
 _DIGITS: Final = {1: 2, 2: 5, 3: 7}
 # python -m benchmarks.tpu: cycles over those of one pass, on v5e, v5p and v6e.
 _MORE: Final = (
@@ -241,7 +242,7 @@ def _summed(dot: Request, dtype: str) -> str:
     )
     parts, most = _parts(dot), _parts(dataclasses.replace(dot, precision=lax.Precision.HIGHEST))
     if parts != most and not _is_plain_sum(dot):
-        said += "; two rows or columns of the same numbers are rounded to bfloat16, and differ in the third digit"
+        said += f"; two rows or columns of the same numbers are rounded to bfloat16, and differ, {_THIRD}"
     return said + _kind_7(dot)
 
 
@@ -272,7 +273,7 @@ def _passes(dot: Request, dtype: str) -> str:
     if (lhs, rhs) == (1, 1) and most == (3, 3):
         said += _MORE
         if dot.batch == 1:
-            said += "; one row or column alone is multiplied and summed in float32, and differs in the third digit"
+            said += f"; one row or column alone is multiplied and summed in float32, and differs, {_THIRD}"
     return said
 
 

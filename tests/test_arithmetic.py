@@ -176,6 +176,15 @@ def test_a_size_that_is_not_known_may_be_any():
     assert f"1 pass {PASSES}" in arithmetic(Request.of(*operands, out, (((1,), (0,)), ((), ())), None), "tpu")
 
 
+def test_rounded_to_bfloat16_normal_numbers_differ_in_the_third_digit():
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=shape), "float32") for shape in ((2, 256), (256, 256)))
+    full, short = (
+        np.asarray(lax.dot(*(z.astype(t).astype("float32") for z in (x, y)))) for t in ("float32", "bfloat16")
+    )
+    assert 1e-3 < np.median(np.abs(short - full) / np.abs(full)) < 1e-2
+
+
 MIXED = [
     ("bfloat16", "float32", None),
     ("bfloat16", "float32", "bfloat16"),
