@@ -9,7 +9,7 @@ from jax import lax
 
 from jbdot import internals
 from jbdot.contraction import Contraction
-from jbdot.front_door import is_array, perform, plans
+from jbdot.front_door import is_array, perform, plans, too_many
 from jbdot.mark import called
 from jbdot.planned import Operand, Planned
 
@@ -20,7 +20,7 @@ def contract(
     contraction: Contraction | str,
     lhs: Any,
     rhs: Any,
-    *,
+    *more: Any,
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
@@ -35,6 +35,8 @@ def contract(
             letters ("bmk,bkn->bmn"); `1` is a unit axis, `...` stands for axes that broadcast.
         lhs: Array with an axis for each label of `contraction.lhs`.
         rhs: Array with an axis for each label of `contraction.rhs`.
+        more: None: a product of three operands is refused. `jnp.einsum` in a function that `optimize` is given takes
+            any number.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`, for the result's own axes.
@@ -45,7 +47,7 @@ def contract(
         Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`.
 
     Raises:
-        TypeError: contraction is neither a Contraction nor a string.
+        TypeError: contraction is neither a Contraction nor a string, or there are more than two operands.
         ValueError: The string is malformed, or a rank or size does not fit the labels.
 
     Differs: `dot_general` names axes by number.
@@ -56,6 +58,8 @@ def contract(
         >>> contract("batch query d, batch key d -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
         (2, 3, 5)
     """
+    if more:
+        raise too_many(lhs, rhs, *more).told("contract", f"contraction={str(contraction)!r}")
     return perform(
         contract, lhs, rhs, (contraction,), (precision, preferred_element_type, out_sharding, lowering), key=contraction
     )
@@ -112,7 +116,7 @@ def dot_general(
     """
     settings = precision, preferred_element_type, out_sharding, lowering
     # What is traced, and what is an array to a library alone that has put its own dot in the place of lax's.
-    if not (is_array(lhs) and is_array(rhs)) and lowering in (None, "direct"):
+    if not (is_array(lhs) and is_array(rhs)) and (lowering is None or str(lowering) == "direct"):
         # What lax refuses is said below, in our words; what a library's own dot raises is its own.
         with contextlib.suppress(*(() if internals.is_patched() else _LAX_RAISES)), called(lowering):
             return lax.dot_general(

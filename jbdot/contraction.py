@@ -12,7 +12,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from jbdot.errors import BadType, BadValue
-from jbdot.labels import BATCH, CONTRACTING, LHS_FREE, RHS_FREE, SPARE, UNIT, Axes, Labels, Shape, checked, names, read
+from jbdot.labels import (
+    BATCH,
+    CONTRACTING,
+    LHS_FREE,
+    RHS_FREE,
+    SPARE,
+    Axes,
+    Labels,
+    Shape,
+    checked,
+    is_letter,
+    names,
+    read,
+    written,
+)
 
 DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
 
@@ -77,9 +91,10 @@ class Contraction:
         """Reads `"b m k, b k n -> b m n"`, or einsum's `"bmk,bkn->bmn"`.
 
         Where a space stands between two labels, labels are words; else each letter is one, as
-        in einsum. `1` is a unit axis. Without `->` the result has, sorted, the labels that
-        stand once. An ellipsis needs the operands' shapes, which say how many axes it stands
-        for; those broadcast as in NumPy.
+        in einsum, and a word in parentheses: `"(row), (row) -> "`. `1` is a unit axis. Without
+        `->` the result has, sorted, the letters that stand once; words must say their result.
+        An ellipsis needs the operands' shapes, which say how many axes it stands for; those
+        broadcast as in NumPy.
 
         Raises:
             ValueError: The text is no contraction of two operands.
@@ -205,7 +220,7 @@ class Contraction:
             if len(labels) != len(shape):
                 raise BadValue(
                     "an operand must have one axis for each of its labels",
-                    f"{name} has rank {len(shape)} for the {len(labels)} labels '{_joined(labels)}'",
+                    f"{name} has rank {len(shape)} for the {len(labels)} labels '{written(labels)[0]}'",
                 )
             for axis, (label, size) in enumerate(zip(labels, shape, strict=True)):
                 here = f"axis {axis} of {name} has size {size}"
@@ -244,17 +259,18 @@ class Contraction:
     # Ways to read one.
 
     def __str__(self) -> str:
-        return f"{_joined(self.lhs)}, {_joined(self.rhs)} -> {_joined(self.out)}"
+        lhs, rhs, out = written(self.lhs, self.rhs, self.out)
+        return f"{lhs}, {rhs} -> {out}"
 
     def __repr__(self) -> str:
         return f"Contraction.parse({str(self)!r})"
 
     @functools.cached_property
     def einsum(self) -> str:
-        """The einsum string, without unit axes: `"bmk,bkn->bmn"`. A label of several letters gets one of its own."""
+        """The einsum string, without unit axes: `"bmk,bkn->bmn"`. A label that is no letter gets one of its own."""
         labels = _once((*self.lhs, *self.rhs))
         spare = (letter for letter in SPARE if letter not in labels)
-        letters = {label: label if len(label) == 1 else next(spare) for label in labels}
+        letters = {label: label if is_letter(label) else next(spare) for label in labels}
         lhs, rhs, out = (
             "".join(letters[label] for label in side if label is not None) for side in (self.lhs, self.rhs, self.out)
         )
@@ -295,10 +311,6 @@ def _positions(labels: tuple[str, ...], among: tuple[str, ...]) -> Axes:
 
 def _once(labels: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(label for label in dict.fromkeys(labels) if label is not None)
-
-
-def _joined(labels: Labels) -> str:
-    return " ".join(UNIT if label is None else label for label in labels)
 
 
 def _indexed(labels: Labels) -> str:

@@ -31,7 +31,7 @@ from jbdot.front_door import (
     refused,
 )
 from jbdot.mesh_axes import mesh_of
-from jbdot.planned import Operand, Planned, canonical
+from jbdot.planned import Operand, Planned, canonical, read
 from jbdot.request import Request
 from jbdot.sharded import sharded
 from jbdot.sharding_plan import ShardingPlan
@@ -320,6 +320,7 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
             "explain", ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
         ) from None
     try:
+        read(*settings.values())
         planned = plan(function, lhs, rhs, arguments)
         shape = planned.out_shape(lhs.shape, rhs.shape)
         request = planned.request(lhs, rhs, settings["precision"], settings["preferred_element_type"])
@@ -327,7 +328,7 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         if not planned.sparse:
             check(request, lowering)
     except Refusal as refusal:
-        raise refused(refusal, function, lhs, rhs, arguments) from None
+        raise refused(refusal, function, lhs, rhs, arguments, tuple(settings.values())) from None
     left, right = operand_names(function)
     platforms = {} if planned.sparse else PLATFORMS
     choices = {

@@ -9,8 +9,9 @@ JAX transformation the plan runs in the open, so that nothing but its steps is t
 import copy
 import functools
 import inspect
+import itertools
 import marshal
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -22,8 +23,8 @@ from jax.core import Tracer
 
 from jbdot import internals
 from jbdot.contraction import Contraction
-from jbdot.errors import BadIndex, BadType, BadValue, Refusal, array_text
-from jbdot.planned import Operand, Planned
+from jbdot.errors import BadType, BadValue, Refusal, array_text
+from jbdot.planned import Operand, Planned, canonical, read
 
 Planner = Callable[..., Planned]
 Settings = tuple[Any, Any, Any, str | None]
@@ -38,6 +39,8 @@ _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by fun
 _MOST_RUNS: Final = 4096
 # A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
 _INLINE: Final[Any] = True if (_inline := getattr(jax, "Inline", None)) is None else _inline.JAX_EARLY
+_UNSET: Final[Settings] = (None, None, None, None)
+_NAMED: Final = 4  # front doors in an error message
 _ARRAYS: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, list, tuple)  # the last two: refused
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
 _PLANNED: Final[dict[Any, Planned]] = {}  # plans of calls that were traced, by all that a planner is told
@@ -58,7 +61,7 @@ def perform(
     lhs: Any,
     rhs: Any,
     arguments: tuple[Any, ...] = (),
-    settings: Settings = (None, None, None, None),
+    settings: Settings = _UNSET,
     key: Any = None,
 ) -> jax.Array:
     """Answers a call of the front door `function`: plans it once for each kind of call, then runs the plan.
@@ -86,7 +89,7 @@ def perform(
                 return run(lhs, rhs)
         return _answer(function, lhs, rhs, arguments, settings, key)
     except Refusal as refusal:
-        raise refused(refusal, function, lhs, rhs, arguments) from None
+        raise refused(refusal, function, lhs, rhs, arguments, settings) from None
 
 
 def _answer(
@@ -94,15 +97,11 @@ def _answer(
 ) -> jax.Array:
     """Answers a call of a new kind, and every call that is traced."""
     lhs, rhs = as_array(lhs), as_array(rhs)
-    if isinstance(settings[0], list):
-        settings = (tuple(settings[0]), *settings[1:])
+    settings = read(*settings)
     if internals.is_patched() or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
         return _planned(function, lhs, rhs, arguments, key).run(lhs, rhs, *settings)
     found = _lookup(function, arguments, settings, key)
     if found is None:
-        for name, value in zip(SETTINGS, settings, strict=True):
-            if not isinstance(value, Hashable):
-                raise BadType("a setting must be hashable", f"{name}={value!r}", "Give a tuple for a list")
         return _compiled(plan(function, lhs, rhs, arguments), settings, function.__name__)(lhs, rhs)
     run = _RUNS.get(found)
     if run is None:
@@ -179,7 +178,7 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
         Refusal: The call breaks a rule of the front door.
     """
     left, right = operand_names(function)
-    for name, value in zip(extra_defaults(function), arguments, strict=True):
+    for (name, default), value in zip(extra_defaults(function).items(), arguments, strict=True):
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
             raise BadType(
                 "only the operands may be traced",
@@ -187,14 +186,9 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
                 f"Name it to jax.jit as static, and give it hashable: jax.jit(f, static_argnames={name!r}), a tuple "
                 "for a list",
             )
-    try:
-        planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
-    except Refusal:
-        raise
-    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # arguments that no rule foresaw
-        kind = BadType if isinstance(error, TypeError) else BadIndex if isinstance(error, IndexError) else BadValue
-        cure = f"help(jbdot.{public_name(function)}) says which"
-        raise kind("the arguments must be of the documented kinds", " ".join(str(error).split()), cure) from None
+        if isinstance(default, bool) and getattr(value, "size", 1) != 1:
+            raise BadValue("a flag must be true or false", f"{name}={value!r}")
+    planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
     if (is_sparse(lhs) or is_sparse(rhs)) and not planned.sparse:
         raise BadType(
             "the operands must be dense arrays here",
@@ -206,9 +200,14 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
 
 
 def refused(
-    refusal: Refusal, function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]
+    refusal: Refusal,
+    function: Callable[..., Any],
+    lhs: Any,
+    rhs: Any,
+    arguments: tuple[Any, ...],
+    settings: Settings = _UNSET,
 ) -> Exception:
-    """Makes the exception for a refused call, with the front doors that would answer it."""
+    """Makes the exception for a refused call, with the front doors that do answer it, with the same settings."""
     left, right = operand_names(function)
     call = [_written(name, x) for name, x in ((left, lhs), (right, rhs))]
     call += [
@@ -217,14 +216,24 @@ def refused(
     ]
     remedies: list[str] = []
     if hasattr(lhs, "shape") and hasattr(rhs, "shape"):
-        answers = [
+        found = (
             f"{public_name(door)} gives {planned.out_shape(lhs.shape, rhs.shape)}"
             for door, planned in others(function, lhs, rhs, arguments)
-            if isinstance(planned, Planned)
-        ]
+            if isinstance(planned, Planned) and _runs(planned, lhs, rhs, settings)
+        )
+        answers = list(itertools.islice(found, _NAMED))
         if answers:
-            remedies.append(f"To the same call {', '.join(answers[:4])}")
+            remedies.append(f"To the same call {', '.join(answers)}")
     return refusal.told(public_name(function), ", ".join(call), remedies)
+
+
+def _runs(planned: Planned, lhs: Any, rhs: Any, settings: Settings) -> bool:
+    """Whether a plan is carried out with these settings, of these operands: it is traced."""
+    try:
+        jax.eval_shape(lambda lhs, rhs: planned.run(lhs, rhs, *read(*settings)), lhs, rhs)
+    except Exception:  # whoever refuses, the function is no answer
+        return False
+    return True
 
 
 def _written(name: str, value: Any) -> str:
@@ -317,7 +326,18 @@ def bound(
         names = ", ".join(inspect.signature(function).parameters)
         raise BadType(f"the call must fit {public_name(function)}({names})", str(error)) from None
     call.apply_defaults()
+    if call.arguments.get("more"):
+        raise too_many(*args[1:])
     return call.arguments[left], call.arguments[right], tuple(call.arguments[name] for name in extra_defaults(function))
+
+
+def too_many(*operands: Any) -> BadType:
+    """What is said where more than two operands are given, as other libraries' einsum takes them."""
+    return BadType(
+        "a product must be of two operands",
+        ", ".join(_written(f"operand {at}", x) for at, x in enumerate(operands)),
+        "Multiply two at a time, or give all of them to jnp.einsum in a function that jbdot.optimize is given",
+    )
 
 
 def as_array(x: Any) -> Any:
@@ -362,4 +382,5 @@ def _operand(name: str, x: Any) -> Operand:
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # a key
         cure = "jax.random.key_data gives the numbers of a key"
         raise BadType("an operand must be an array of numbers", f"{name} has dtype {x.dtype}", cure)
+    canonical(x.dtype, f"{name} is ")
     return Operand(name, tuple(x.shape), jnp.dtype(x.dtype), is_sparse(x))

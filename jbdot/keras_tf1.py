@@ -193,7 +193,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
     except (TypeError, IndexError, KeyError) as error:
         kind = BadIndex if isinstance(error, IndexError) else BadKey if isinstance(error, KeyError) else BadType
         raise kind("axes must be None, an int or a pair of ints", f"{axes!r} is a {type(axes).__name__}") from None
-    if pair is None:
+    if pair is None or any(np.size(axis) != 1 for axis in pair):
         raise BadValue(
             "one axis of each operand must be named",
             f"axes={axes!r} hold a list",

@@ -12,6 +12,7 @@ Shape = tuple[int, ...]
 Axes = tuple[int, ...]
 
 UNIT: Final = "1"  # how a unit axis, the label None, is written in a string
+_WORD: Final = r"[A-Za-z_]\w*"
 
 # The letters that front doors and dimension numbers give to axes, by role: disjoint pools.
 BATCH: Final = "bcdefgh"
@@ -79,7 +80,7 @@ def checked(name: str, labels: Any) -> Labels:
     for label in labels:
         if label is not None and not isinstance(label, str):
             raise BadType("a label must be a string, or None for a unit axis", f"{name} has {label!r}")
-        if label is not None and not re.fullmatch(r"[A-Za-z_]\w*", label):
+        if label is not None and not re.fullmatch(_WORD, label):
             raise BadValue("a label must be a word", f"{name} has {label!r}")
         found.append(label)
     return tuple(found)
@@ -101,10 +102,16 @@ def read(text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[L
         if re.fullmatch(r"[\w.]+", text):
             remedy += "; a function is given as it is, such as jbdot.batch_dot, and not as a string"
         raise BadValue("a contraction must have two operands", f"{text!r} has {len(terms)}", remedy)
-    words = re.search(r"\w\s+\w", text) is not None
+    words = re.search(r"[\w)]\s+[\w(]", text) is not None
     lhs, rhs = (_tokens(term, words) for term in terms)
     if arrow:
         out = _tokens(result, words)
+    elif words:  # only einsum, whose labels are letters, says what the result is without an arrow
+        raise BadValue(
+            "a contraction of labels with spaces between must say its result",
+            f"{text!r} has no '->'",
+            "Write 'b m k, b k n -> b m n'",
+        )
     else:
         both = [*lhs, *rhs]
         out = ["..."] * ("..." in both) + sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
@@ -114,18 +121,41 @@ def read(text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[L
     return next(sides), next(sides), next(sides)
 
 
+def is_letter(label: str) -> bool:
+    """Whether a label is one of the letters that an einsum string may have."""
+    return re.fullmatch("[A-Za-z]", label) is not None
+
+
+def written(*sides: Labels) -> list[str]:
+    """Writes the labels of each side so that `read` reads them back.
+
+    Spaces make labels words. Where no side has two of them, no space says so, and a word is put in parentheses.
+
+    Example:
+        >>> written(("row", "k"), ("k",), ("row",)), written(("row",), ("row",), ())
+        (['row k', 'k', 'row'], ['(row)', '(row)', ''])
+    """
+    apart = all(len(side) < 2 for side in sides)
+
+    def spelt(label: str | None) -> str:
+        return UNIT if label is None else f"({label})" if apart and not is_letter(label) else label
+
+    return [" ".join(map(spelt, side)) for side in sides]
+
+
 def _tokens(term: str, words: bool) -> list[str]:
     """Cuts one operand's term into labels, UNIT and "..."."""
-    tokens: list[str] = re.findall(r"\.\.\.|[A-Za-z_]\w*|1" if words else r"\.\.\.|[A-Za-z]|1", term)
-    if "".join(tokens) != re.sub(r"\s", "", term):
+    label = _WORD if words else "[A-Za-z]"
+    found: list[str] = re.findall(rf"\.\.\.|{label}|\({_WORD}\)|{UNIT}", term)
+    if "".join(found) != re.sub(r"\s", "", term):
         raise BadValue(
             "labels must be letters, or words with spaces between",
             f"{term.strip()!r}",
             "Write 'b m k, b k n -> b m n' or 'bmk,bkn->bmn'",
         )
-    if tokens.count("...") > 1:
+    if found.count("...") > 1:
         raise BadValue("an operand must have one ellipsis at most", f"{term.strip()!r}")
-    return tokens
+    return [token.strip("()") for token in found]
 
 
 def _spread(

@@ -4,6 +4,7 @@ Reading `Planned.run` from top to bottom is following the data from operands to 
 `lax.dot_general`, marked so that jbdot lowers it, or `bcoo_dot_general` for sparse operands.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -14,8 +15,9 @@ from jax import dtypes, lax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbdot.choice import check
-from jbdot.contraction import Contraction
+from jbdot import internals
+from jbdot.choice import check, known
+from jbdot.contraction import Contraction, DimensionNumbers
 from jbdot.errors import BadType, BadValue, Refusal
 from jbdot.labels import Axes, Shape
 from jbdot.mark import called
@@ -67,6 +69,10 @@ class Entry:
             return shape
         return tuple(math.prod(shape[axis] for axis in group) for group in self.fold)
 
+    def out_dtype(self, dtype: Any) -> Any:
+        """Gives the dtype that an operand of `dtype` enters with."""
+        return jnp.dtype(dtype) if self.dtype is None else canonical(self.dtype)
+
     def steps(self) -> list[str]:
         """Describes the steps, for `explain`."""
         steps = (
@@ -98,14 +104,17 @@ class Planned:
         return self.contraction.out_shape(self.lhs.shape(lhs), self.rhs.shape(rhs))
 
     def out_dtype(self, lhs: Any, rhs: Any) -> Any:
-        """Gives the result's dtype for operands of these dtypes, canonical for the x64 setting."""
+        """Gives the result's dtype for operands of these dtypes, a float64 array's own with x64 off too, as JAX has it.
+
+        What the dialect casts to, and names for the result, is canonical for the x64 setting.
+        """
         if self.dtype is not None:
             return canonical(self.dtype)
-        lhs = canonical(lhs if self.lhs.dtype is None else self.lhs.dtype)
-        rhs = canonical(rhs if self.rhs.dtype is None else self.rhs.dtype)
+        lhs, rhs = self.lhs.out_dtype(lhs), self.rhs.out_dtype(rhs)
         if lhs == rhs:
             return lhs
-        return jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
+        with jax.enable_x64(True):  # else it is asked of narrower dtypes than these
+            return jax.eval_shape(_scalar_dot, jax.ShapeDtypeStruct((), lhs), jax.ShapeDtypeStruct((), rhs)).dtype
 
     @property
     def is_turned(self) -> bool:
@@ -138,10 +147,7 @@ class Planned:
         sizes = c.sizes(self.lhs.shape(lhs.shape), self.rhs.shape(rhs.shape))
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
         shapes = (tuple(sizes[label] for label in kept) for kept in (c.lhs_kept, c.rhs_kept))
-        dtypes = (
-            canonical(x.dtype if entry.dtype is None else entry.dtype)
-            for x, entry in ((lhs, self.lhs), (rhs, self.rhs))
-        )
+        dtypes = self.lhs.out_dtype(lhs.dtype), self.rhs.out_dtype(rhs.dtype)
         left, right = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
         dtype = self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted)
         return Request.of(left, right, jax.ShapeDtypeStruct((), dtype), c.dimension_numbers, known_precision(precision))
@@ -166,8 +172,6 @@ class Planned:
                 rhs, lhs, swapped_precision(precision), preferred_element_type, out_sharding, lowering
             )
         c = self.contraction
-        if precision is not None:
-            known_precision(precision)
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
         shape, dtype = _promise(self, lhs.shape, rhs.shape, lhs.dtype, rhs.dtype, wanted, jax.config.jax_enable_x64)
         if self.sparse:
@@ -197,42 +201,54 @@ def _dot(lhs: Any, rhs: Any, c: Contraction, settings: tuple[Any, Any, Any, str 
     """The dot: `lax.dot_general`, with its checks, its errors and its defaults, in the context that marks it."""
     precision, wanted, out_sharding, lowering = settings
     sharding = _dot_sharding(out_sharding, c)
+    context = called(lowering)
     try:
-        with called(lowering):
+        with context:
             return lax.dot_general(lhs, rhs, c.dimension_numbers, precision, wanted, out_sharding=sharding)
-    except Exception as error:
-        refusal = _refusal(error, c, (lhs, rhs), settings)
-        if refusal is None:
+    except _REFUSED as error:
+        asked = {"precision": precision, "preferred_element_type": wanted, "out_sharding": sharding}
+        given = {name: value for name, value in asked.items() if value is not None}
+        lax_error = _asked_of_lax(lhs, rhs, c.dimension_numbers, given)
+        if lax_error is None:  # not about the call: ours, or a JAX that has changed
             raise
-        raise refusal from error
+        raise _refusal(lax_error, c, (lhs, rhs), given) from error
 
 
-def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], settings: tuple[Any, ...]) -> Refusal | None:
-    """Says what `lax.dot_general` refused; None for what is not about the call."""
-    if type(error).__name__ == "ShardingTypeError":
+_REFUSED: Final = (TypeError, ValueError, NotImplementedError, internals.sharding_error())
+
+
+def _asked_of_lax(lhs: Any, rhs: Any, numbers: DimensionNumbers, given: dict[str, Any]) -> Exception | None:
+    """What lax says to a dot by itself, with nothing of ours around it and nothing that the call does not say."""
+    try:
+        jax.eval_shape(functools.partial(lax.dot_general, dimension_numbers=numbers, **given), lhs, rhs)
+    except _REFUSED as error:
+        return error
+    return None
+
+
+def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], given: dict[str, Any]) -> Refusal:
+    """Says what `lax.dot_general` refused."""
+    if isinstance(error, internals.sharding_error()):
         return BadValue(
             "the operands' shardings must say how the result is sharded", str(error), _shardings(c, *operands)
         )
-    if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
-        return None
-    asked = dict(zip(("precision", "preferred_element_type", "out_sharding"), settings, strict=False))
-    given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+    asked = ", ".join(f"{name}={value}" for name, value in given.items())
     kind = BadType if isinstance(error, TypeError) else BadValue
     said = " ".join(str(error).split())  # on one line
-    return kind(f"lax.dot_general must take these operands{' with ' if given else ''}{given}", said)
+    return kind(f"lax.dot_general must take these operands{' with ' if asked else ''}{asked}", said)
 
 
 def _shardings(c: Contraction, lhs: Any, rhs: Any) -> str:
     """The shardings that the result may have, as code, with what each has to send."""
     from jbdot import mesh_axes  # the planner of meshes knows this module, and only an error needs it here
-    from jbdot.hardware import known
+    from jbdot.hardware import known as known_hardware
     from jbdot.plan_text import bytes_text
     from jbdot.sharding_plan import plan_sharding
 
     kept = Contraction(c.lhs_kept, c.rhs_kept, c.out)
     left, right = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.typeof(x).sharding) for x in (lhs, rhs))
     try:
-        found = plan_sharding(kept, left, right, hardware=known("cpu")).outputs
+        found = plan_sharding(kept, left, right, hardware=known_hardware("cpu")).outputs
     except ValueError:  # a mesh that says too little
         return "Name it: out_sharding=jax.sharding.PartitionSpec(...)"
     named = [f"out_sharding={mesh_axes.code(spec)} (sends {bytes_text(way.sent)})" for spec, way in found.items()]
@@ -241,12 +257,35 @@ def _shardings(c: Contraction, lhs: Any, rhs: Any) -> str:
     )
 
 
-def canonical(dtype: Any) -> Any:
-    """The dtype that JAX uses for this one: float64 is float32 unless x64 is on."""
-    try:
-        return dtypes.canonicalize_dtype(jnp.dtype(dtype))
-    except TypeError:
-        raise BadType("a dtype must be one that JAX knows", repr(dtype)) from None
+def read(precision: Any, preferred_element_type: Any, out_sharding: Any, lowering: Any) -> tuple[Any, ...]:
+    """Takes the settings of a call as they come: hashable, and each of its kind.
+
+    Raises:
+        TypeError, ValueError: One is of another kind.
+    """
+    if precision is not None:
+        known_precision(precision)
+    if preferred_element_type is not None:
+        canonical(preferred_element_type, "preferred_element_type=")
+    if out_sharding is not None and not isinstance(out_sharding, (NamedSharding, PartitionSpec)):
+        raise BadType("out_sharding must be a PartitionSpec or a NamedSharding", f"got {out_sharding!r}")
+    if lowering is not None:
+        known(lowering)
+    return (
+        tuple(precision) if isinstance(precision, list) else precision,
+        preferred_element_type,
+        out_sharding,
+        lowering,
+    )
+
+
+def canonical(dtype: Any, name: str = "") -> Any:
+    """The dtype that JAX uses for this one, of an argument: float64 is float32 unless x64 is on."""
+    with contextlib.suppress(TypeError, ValueError):
+        found = dtypes.canonicalize_dtype(jnp.dtype(dtype))
+        if jnp.issubdtype(found, jnp.number) or found == jnp.bool_:
+            return found
+    raise BadType("a dtype must be one that JAX knows", f"{name}{dtype!r}")
 
 
 def _enter(x: Any, entry: Entry) -> Any:

@@ -215,13 +215,15 @@ def known_precision(precision: Any) -> Any:
     if precision is None:
         precision = jax.config.jax_default_matmul_precision
     if isinstance(precision, (tuple, list)) and len(precision) == 2:
-        return tuple(known_precision(each) for each in precision)
-    if precision is None or isinstance(precision, (lax.Precision, lax.DotAlgorithm, lax.DotAlgorithmPreset)):
+        if not any(isinstance(each, (tuple, list)) for each in precision):
+            return tuple(known_precision(each) for each in precision)
+    elif precision is None or isinstance(precision, (lax.Precision, lax.DotAlgorithm, lax.DotAlgorithmPreset)):
         return precision
-    with contextlib.suppress(ValueError, TypeError):
-        return lax.Precision(precision)
-    if isinstance(precision, str) and precision in lax.DotAlgorithmPreset.__members__:
-        return lax.DotAlgorithmPreset[precision]
+    elif isinstance(precision, str):
+        with contextlib.suppress(ValueError):
+            return lax.Precision(precision)
+        if precision in lax.DotAlgorithmPreset.__members__:
+            return lax.DotAlgorithmPreset[precision]
     raise BadValue(
         "precision must be one that JAX knows",
         repr(precision),

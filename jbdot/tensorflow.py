@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jbdot import rules
 from jbdot.contraction import Contraction
 from jbdot.errors import BadIndex, BadType, BadValue
-from jbdot.front_door import perform, plans
+from jbdot.front_door import perform, plans, too_many
 from jbdot.labels import Axes, broadcast
 from jbdot.planned import AS_IS, Entry, Operand, Planned, canonical
 from jbdot.rules import NUMBERS, TENSORFLOW_2, Dtypes, check_pair
@@ -217,7 +217,7 @@ def einsum(
     equation: Any,
     x: Any,
     y: Any,
-    *,
+    *more: Any,
     precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
@@ -234,6 +234,8 @@ def einsum(
             has, sorted, the labels that stand once.
         x: Array with an axis for each label of the first term.
         y: Array with an axis for each label of the second term, of x's dtype.
+        more: None: a product of three operands is refused. `jnp.einsum` in a function that `optimize` is given takes
+            any number.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
@@ -246,8 +248,10 @@ def einsum(
     Raises:
         ValueError: The equation is malformed, does not fit the operands, or TensorFlow has no
             product of these dtypes.
+        TypeError: There are more than two operands.
 
-    Differs: `jbdot.contract` reads the same equations, labels of several letters too, in any dtype.
+    Differs: of operands it takes two. `jbdot.contract` reads the same equations, labels of several letters too, in any
+        dtype.
     Source: `tf.einsum`, TensorFlow 2.21.
 
     Example:
@@ -256,6 +260,8 @@ def einsum(
         >>> einsum("...ij,jk->...ik", jnp.ones((7, 2, 3)), jnp.ones((3, 4))).shape
         (7, 2, 4)
     """
+    if more:
+        raise too_many(x, y, *more).told("tensorflow.einsum", f"equation={equation!r}")
     return perform(einsum, x, y, (equation,), (precision, preferred_element_type, out_sharding, lowering), key=equation)
 
 

@@ -291,8 +291,8 @@ def _axes(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Axes]
 def _counted(a: Operand, b: Operand, axes: Any, batched: bool) -> tuple[Axes, Axes]:
     try:
         count = int(axes)
-    except (TypeError, ValueError) as error:
-        raise (BadValue if isinstance(error, ValueError) else BadType)(
+    except (TypeError, ValueError, OverflowError) as error:
+        raise (BadType if isinstance(error, TypeError) else BadValue)(
             "axes must be a number or a pair", repr(axes)
         ) from None
     for operand in (a, b):

@@ -37,6 +37,10 @@ def test_strings():
         ("b1k,kn->bn", "b 1 k, k n -> b n"),
         ("batch query dim, batch key dim -> batch query key", "batch query dim, batch key dim -> batch query key"),
         (" ij , jk -> ik ", "i j, j k -> i k"),
+        ("(row), (row) -> ", "(row), (row) -> "),
+        ("(row)k,k->(row)", "row k, k -> row"),
+        ("row (k), k -> row", "row k, k -> row"),
+        ("(row)1,1->(row)", "row 1, 1 -> row"),
     ],
 )
 def test_parse(text, labels):
@@ -60,6 +64,10 @@ def test_words_get_letters_in_einsum():
         ("ij,jk->ii", "only once"),
         ("...i,i->...", "shapes"),
         ("i......,i->i", "ellipsis"),
+        ("b m k, b k n", "must say its result"),
+        ("(r,r)->", "letters"),
+        ("(row,row->", "letters"),
+        ("()i,i->", "letters"),
     ],
 )
 def test_parse_refuses(text, fact):
@@ -112,13 +120,13 @@ def test_names_past_the_pool():
     assert broadcast((7, 1, 3), (2, 3)) == (("b", None, "d"), ("c", "d"), ("b", "c", "d"))
 
 
-SIZES = dict(zip("abcdef", (2, 3, 1, 4, 2, 5), strict=True))
+SIZES = dict(zip(("a", "b", "c", "row", "_", "a1"), (2, 3, 1, 4, 2, 5), strict=True))
 
 
 @st.composite
 def contractions(draw):
-    """Any contraction over six labels: batch, contracting, free, summed, repeated, unit axes anywhere."""
-    labels = st.sampled_from([*"abcdef", None])
+    """Any contraction over six labels, letters and words: all roles, repeated labels, unit axes anywhere."""
+    labels = st.sampled_from([*SIZES, None])
     lhs = tuple(draw(st.lists(labels, max_size=4)))
     rhs = tuple(draw(st.lists(labels, max_size=4)))
     known = sorted({*lhs, *rhs} - {None})
@@ -155,6 +163,20 @@ def test_contract_equals_numpy(c):
 @given(contractions())
 @settings(max_examples=200, deadline=None)
 def test_strings_round_trip(c):
+    assert Contraction.parse(str(c)) == c
+    assert eval(repr(c)) == c
+    for said in (jbdot.explain(c, *shapes(c)).contraction, jbdot.planned.Planned(c).swapped.swapped.contraction):
+        assert Contraction.parse(str(said)) == c
+
+
+WORDS = st.from_regex(r"[A-Za-z_]\w{0,3}", fullmatch=True) | st.none()
+
+
+@given(st.lists(WORDS, max_size=3), st.lists(WORDS, max_size=3), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_any_labels_round_trip(lhs, rhs, random):
+    out = [label for label in dict.fromkeys((*lhs, *rhs)) if label is not None and random.random() < 0.5]
+    c = Contraction(tuple(lhs), tuple(rhs), tuple(out))
     assert Contraction.parse(str(c)) == c
 
 

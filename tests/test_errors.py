@@ -1,6 +1,7 @@
 """Each rule that can break, and the facts in its message."""
 
 import functools
+import importlib
 import re
 
 import jax
@@ -11,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from meshes import mesh
 
 import jbdot
-from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot import front_door, keras, keras_tf1, mxnet, tensorflow, theano
 
 
 def ones(*shape, dtype=jnp.float32):
@@ -129,7 +130,7 @@ CASES = [
     (
         lambda: tensorflow.matmul(ones(2, 3), ones(3, 4), transpose_b=np.array([True, False])),
         ValueError,
-        "help(jbdot.tensorflow.matmul) says which",
+        "transpose_b=array([ True, False])",
     ),
     (
         lambda: jbdot.plan_sharding(5, ones(2, 3), ones(3, 4)),
@@ -279,3 +280,110 @@ def test_an_ambiguous_result_on_explicit_axes_is_named_as_code_with_bytes():
         for code, _ in found:  # as code to paste
             named = eval(code, {"P": PartitionSpec})
             assert jax.eval_shape(functools.partial(jbdot.batch_dot, out_sharding=named), x, y).shape == (16, 8, 8)
+
+
+UNFIT = {
+    "precision": ("exact", [], {}, 3.5, (1, 2), [["high"], "high"], np.array([1, 2]), "BF16_BF16"),
+    "preferred_element_type": ([], {}, "big", 3, "U1", object(), np.array([1, 2])),
+    "out_sharding": ([], {}, 3, "x", ("x",), np.array([1, 2])),
+    "lowering": ([], {}, 3, "padded", "shifted", "fastest", np.array([1, 2])),
+}
+CALLS = {
+    "contract": lambda x, **kwargs: jbdot.contract("i j, j k -> i k", x, x, **kwargs),
+    "keras_tf1.dot": lambda x, **kwargs: jbdot.dot(x, x, **kwargs),
+    "tensorflow.einsum": lambda x, **kwargs: tensorflow.einsum("ij,jk->ik", x, x, **kwargs),
+    "dot_general": lambda x, **kwargs: jbdot.dot_general(x, x, (((1,), (0,)), ((), ())), **kwargs),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in UNFIT for value in UNFIT[name]], ids=repr)
+@pytest.mark.parametrize("door", CALLS)
+def test_a_setting_of_another_kind_is_refused_in_our_words_and_no_other_function_is_named(door, name, value):
+    def call(x):
+        return CALLS[door](x, **{name: value})
+
+    for run in (call, jax.jit(call), jax.grad(lambda x: call(x).sum())):
+        with pytest.raises((TypeError, ValueError)) as refused:
+            run(ones(3, 3))
+        said = str(refused.value)
+        assert said.startswith(f"{door}: ")
+        assert "dtype must be" in said or f"{name}" in said
+        assert "To the same call" not in said
+
+
+def test_explain_refuses_the_same_settings():
+    for name, values in UNFIT.items():
+        for value in values:
+            with pytest.raises((TypeError, ValueError), match=r"^keras_tf1\.dot: ") as refused:
+                jbdot.explain(jbdot.dot, (3, 3), (3, 3), **{name: value})
+            assert "To the same call" not in str(refused.value)
+
+
+def test_a_function_is_named_only_where_it_answers_with_the_same_settings():
+    x, y = ones(2, 4, 3), ones(2, 5, 3, 8)
+    with pytest.raises(ValueError, match=r"keras\.batch_dot gives \(2, 4, 5, 8\), keras\.dot gives"):
+        keras_tf1.batch_dot(x, y)
+    with pytest.raises(ValueError) as refused:
+        keras_tf1.batch_dot(x, y, lowering="looped")  # which needs a batch: that of keras.dot has none
+    named = str(refused.value).partition("To the same call ")[2]
+    assert named == "keras.batch_dot gives (2, 4, 5, 8), theano.batched_dot gives (2, 4, 5, 8)."
+    for door in (keras, theano):
+        assert getattr(door, "batch_dot", theano.batched_dot)(x, y, lowering="looped").shape == (2, 4, 5, 8)
+    letters = np.array([["a"]])
+    with pytest.raises(TypeError, match=r"got <U1; x <U1\[1,1\], y <U1\[1,1\]\. Convert it to numbers first\.$"):
+        jbdot.dot(letters, letters)
+
+
+def test_no_function_is_named_where_explicit_axes_leave_every_result_open():
+    on = mesh((2, 4), kind="Explicit")
+    with jax.set_mesh(on):
+        x = jax.device_put(jnp.ones((16, 8, 32)), NamedSharding(on, PartitionSpec(None, None, "x")))
+        y = jax.device_put(jnp.ones((16, 32, 8)), NamedSharding(on, PartitionSpec(None, "x")))
+        for run in (jbdot.batch_dot, jax.jit(jbdot.batch_dot)):
+            with pytest.raises(ValueError, match="must say how the result is sharded") as refused:
+                run(x, y)
+            assert "To the same call" not in str(refused.value)
+
+
+def broken(*args, **kwargs):
+    raise TypeError("a mistake of ours")
+
+
+@pytest.mark.parametrize(
+    "where", ["planned.called", "planned._arrange", "planned._dot_sharding", "lowering_rule.chosen", "keras_rules.dot"]
+)
+def test_a_mistake_of_ours_is_not_worded_as_the_users(where, monkeypatch):
+    module, name = where.split(".")
+    monkeypatch.setattr(importlib.import_module(f"jbdot.{module}"), name, broken)
+    for call in (keras.dot, jax.jit(lambda x, y: keras.dot(x, y)), jax.grad(lambda x, y: keras.dot(x, y).sum())):
+        jax.clear_caches()
+        front_door.forget()
+        front_door._PLANNED.clear()
+        with pytest.raises(TypeError) as raised:
+            call(ones(7, 9), ones(9, 11))
+        assert str(raised.value) == "a mistake of ours"
+
+
+def test_a_changed_jax_is_not_worded_as_the_users_mistake(monkeypatch):
+    dot_general = jax.lax.dot_general
+
+    def changed(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None):
+        return dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type)
+
+    monkeypatch.setattr(jax.lax, "dot_general", changed)
+    with pytest.raises(TypeError, match=r"^[^:]*changed\(\) got an unexpected keyword argument 'out_sharding'"):
+        jax.jit(lambda x, y: keras.dot(x, y))(ones(7, 13), ones(13, 11))
+
+
+def test_three_operands_are_refused_with_what_takes_them():
+    x = ones(3, 3)
+    for call in (
+        lambda: jbdot.contract("a b, b c, c d -> a d", x, x, x),
+        lambda: tensorflow.einsum("ab,bc,cd->ad", x, x, x),
+        lambda: jbdot.explain("ab,bc,cd->ad", (3, 3), (3, 3), (3, 3)),
+    ):
+        with pytest.raises(TypeError, match=r"a product must be of two operands: operand 0.*jnp\.einsum"):
+            call()
+    product = jbdot.optimize(lambda *operands: jnp.einsum("ab,bc,cd->ad", *operands))
+    np.testing.assert_array_equal(product(x, x, x), np.full((3, 3), 9))
+    assert len(product.report(x, x, x).rows) == 2

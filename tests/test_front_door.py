@@ -36,7 +36,7 @@ def test_planners_take_the_public_arguments():
     for door in PLANNERS:
         public = [*inspect.signature(door).parameters]
         planned = [*operand_names(door), *extra_defaults(door)]
-        assert set(planned) >= set(public) - set(SETTINGS), public_name(door)
+        assert set(planned) >= set(public) - {*SETTINGS, "more"}, public_name(door)
 
 
 def test_public_functions_are_documented():
@@ -138,3 +138,59 @@ def test_other_dialects_are_asked_the_same_call():
     assert answers["keras.batch_dot"].out_shape(x.shape, y.shape) == (10, 12, 4, 12, 8)
     assert "tensorflow.einsum" not in answers  # which needs an equation
     assert "keras_tf1.batch_dot" not in answers
+
+
+WIDE = {"float64": 0.1, "int64": 2**40, "uint64": 2**40, "complex128": 0.1j}
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_64_bit_arrays_keep_their_dtype_with_x64_off(dtype):
+    """As lax and jnp have it: an array that was made under x64 is not narrowed afterwards, one of NumPy is."""
+    with jax.enable_x64(True):
+        x = jnp.full((3, 3), WIDE[dtype], dtype)
+    want = np.full((3, 3), 3 * np.array(WIDE[dtype], dtype) ** 2)
+    numbers = (((1,), (0,)), ((), ()))
+    calls = [
+        lambda x: jax.lax.dot_general(x, x, numbers),  # what the others are held to
+        lambda x: jbdot.dot_general(x, x, numbers),
+        lambda x: jbdot.contract("i k, k j -> i j", x, x),
+        lambda x: jbdot.contract("i k, k j -> j i", x, x),
+        lambda x: jbdot.theano.dot(x, x),
+        jbdot.optimize(lambda x: jbdot.theano.dot(x, x)),
+        jbdot.optimize(lambda x: jax.lax.dot_general(x, x, numbers)),
+        jbdot.optimize(lambda x: jbdot.contract("i k, k j -> i j", x, x), lowering="unrolled"),
+    ]
+    if dtype != "uint64":
+        calls += [lambda x: keras.dot(x, x), lambda x: tensorflow.matmul(x, x), lambda x: keras_tf1.dot(x, x)]
+    for call in calls:
+        for run in (call, jax.jit(call)):
+            assert run(x).dtype == dtype
+            np.testing.assert_allclose(run(x), want, rtol=1e-15)
+    explained = jbdot.explain(jbdot.theano.dot, x, x)
+    assert (explained.dtype, explained.request.lhs_dtype) == (dtype, dtype)
+    assert f"{dtype}[3,3]" in str(explained)
+    (row,) = jbdot.optimize(lambda x: jbdot.theano.dot(x, x)).report(x)
+    assert row.request.dtype == dtype
+    narrow = np.full((3, 3), WIDE[dtype] if dtype.startswith(("float", "complex")) else 2, dtype)
+    assert jbdot.theano.dot(narrow, narrow).dtype == jax.dtypes.canonicalize_dtype(dtype)
+
+
+def test_mixed_64_bit_arrays_with_x64_off():
+    with jax.enable_x64(True):
+        x = {dtype: jnp.full((3, 3), 2, dtype) for dtype in WIDE}
+    y = jnp.full((3, 3), 2, jnp.float32)
+    for dtype in WIDE:
+        want = jax.lax.dot_general(x[dtype], y, (((1,), (0,)), ((), ()))).dtype
+        for call in (lambda x: jbdot.contract("i k, k j -> i j", x, y), lambda x: jbdot.theano.dot(x, y)):
+            for run in (call, jax.jit(call), jbdot.optimize(call)):
+                assert run(x[dtype]).dtype == want
+                np.testing.assert_array_equal(run(x[dtype]), np.full((3, 3), 12))
+        assert jbdot.explain("i k, k j -> i j", x[dtype], y).dtype == want
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # as lax warns
+def test_a_preferred_float64_with_x64_off_is_float32():
+    x = jnp.ones((3, 3))
+    assert jbdot.contract("i k, k j -> i j", x, x, preferred_element_type="float64").dtype == jnp.float32
+    assert jbdot.explain("i k, k j -> i j", x, x, preferred_element_type="float64").dtype == jnp.float32
+    assert jbdot.dot(x, x, preferred_element_type=np.float64).dtype == jnp.float32
