@@ -238,6 +238,9 @@ def _batched_tensordot(x: Operand, y: Operand, axes: Any) -> Planned:
 
 
 def _batched(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes) -> Planned:
+    for operand in (a, b):
+        if operand.ndim == 0:
+            raise BadIndex("an operand must have a batch axis", f"{operand.name} is a scalar")
     if a.shape[0] != b.shape[0]:
         raise BadType(
             "axis 0 is the batch and must have one size in both",

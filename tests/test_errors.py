@@ -46,6 +46,7 @@ CASES = [
         ValueError,
         "axis 1 of a has size 3, axis 0 of b has size 4",
     ),
+    (lambda: theano.batched_tensordot(ones(), ones(), [[], []]), IndexError, "x is a scalar"),
     # batch sizes differ
     (lambda: keras.batch_dot(ones(2, 3), ones(5, 3)), ValueError, "axis 0 of x has size 2, axis 0 of y has size 5"),
     (
