@@ -20,6 +20,7 @@ import jax
 
 from jbdot.errors import array_text
 from jbdot.lowerings import BLOCKED, LANES, block_rows, filled, lane
+from jbdot.miscompilations import RIGHT_SUMS
 from jbdot.request import Request
 
 UNROLLED: Final = 64  # the most products that `unrolled` writes out
@@ -186,7 +187,7 @@ def _narrow_rows(r: Request) -> bool:
 
 
 def _bfloat16_long(r: Request) -> bool:
-    if _FAST and r.batch < 8:
+    if (_FAST and r.batch < 8) or not RIGHT_SUMS:  # without XLA's library for sums they are no faster
         return False
     if not _is(r, "bfloat16") or not _is_vector(r) or not _ends_in_k(r, _matrix(r)) or _elements(r) < 1 << 18:
         return False

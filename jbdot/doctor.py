@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import jax
 
-from jbdot import dot_tables, hardware, mark, tuned
+from jbdot import dot_tables, hardware, mark, miscompilations, tuned
 
 EXTRAS: Final = {
     "cli": ("typer", "rich"),
@@ -33,6 +33,7 @@ def found() -> list[tuple[str, str]]:
     rows = [("64-bit types", wide), ("tuned", str(tuned.path() or f"off ({tuned.VARIABLE})"))]
     if platform.libc_ver()[0] == "glibc" and on_cpu():
         rows.append(("large results", large_results(os.environ.get("GLIBC_TUNABLES", ""))))
+    rows += [("known miscompilation", miscompilations.text(known)) for known in miscompilations.here()]
     rows += [("lowering", mark.process_text()), ("tables of a dot", tables_text())]
     return [*versions(), *((f"extra {extra}", extra_text(extra)) for extra in EXTRAS), *devices(), *rows]
 

@@ -325,7 +325,9 @@ def _reduce(x: jax.Array, labels: tuple[str | None, ...], kept: tuple[str, ...])
             x = _diagonal(x, first, again)
             del left[again]
     summed = tuple(axis for axis, label in enumerate(left) if label not in kept)
-    return lax.reduce_sum(x, summed) if summed else x
+    if not summed:
+        return x
+    return lax.reduce_or(x, summed) if x.dtype == jnp.bool_ else lax.reduce_sum(x, summed)  # as dots of booleans do
 
 
 def _diagonal(x: jax.Array, axis: int, other: int) -> jax.Array:

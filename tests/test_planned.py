@@ -144,3 +144,10 @@ def test_result_is_checked_against_the_promise(monkeypatch):
     monkeypatch.setattr("jbdot.planned._promise", lambda *_: ((9, 9), jnp.dtype("float32")))
     with pytest.raises(AssertionError, match="Chex"):
         jax.make_jaxpr(planned.run)(jnp.ones((2, 3)), jnp.ones((3, 4)))
+
+
+def test_an_axis_that_a_boolean_operand_alone_has_is_reduced_by_any():
+    lhs, rhs = jnp.array([[True, True], [False, False]]), jnp.array([True, False])
+    out = jbdot.contract("a b, c -> a c", lhs, rhs)
+    assert out.dtype == bool
+    np.testing.assert_array_equal(out, [[True, False], [False, False]])
