@@ -151,9 +151,17 @@ def _said(dot: Request, backend: str, dtype: str) -> str:
         return _on_tpu(dot, dtype)
     if dot.lhs_dtype != dot.rhs_dtype and not (_is_float8(dot.lhs_dtype) and _is_float8(dot.rhs_dtype)):
         return _converted(dot) + _unmixed(dot.cast(dot.dtype), backend, dtype)
+    if _is_cut(dot):
+        whole = dataclasses.replace(dot, dtype=dot.lhs_dtype)
+        return f"{_unmixed(whole, backend, dot.lhs_dtype)}; the sum is cut to a whole number"
     if backend == "cpu" and (dot.lhs_dtype, dot.dtype) == ("float16", "bfloat16"):
         return _converted(dot) + _unmixed(dot.cast(dot.dtype), backend, dtype)
     return _unmixed(dot, backend, dtype)
+
+
+def _is_cut(dot: Request) -> bool:
+    """Whether both operands have fractions, and the result has none."""
+    return all("float" in each for each in (dot.lhs_dtype, dot.rhs_dtype)) and "int" in dot.dtype
 
 
 def _converted(dot: Request) -> str:
@@ -227,6 +235,8 @@ def _takes_unit(dot: Request) -> bool:
 
 def _summed(dot: Request, dtype: str) -> str:
     """What a TPU's vector unit does: operands are made the result's dtype, multiplied, and summed."""
+    if _is_cut(dot):
+        return "products and sums in float32; the sum is cut to a whole number" + _kind_7(dot)
     is_wider = dot.lhs_dtype == dot.rhs_dtype and jnp.dtype(dot.lhs_dtype).itemsize < jnp.dtype(dot.dtype).itemsize
     first = "" if is_wider or {dot.lhs_dtype, dot.rhs_dtype} == {dot.dtype} else _converted(dot)
     if "int" in dot.dtype:

@@ -168,7 +168,13 @@ def _can_choose(request: Request) -> bool:
         request.is_static
         and request.is_plain
         and request.lhs_dtype == request.rhs_dtype
-        and "bool" not in (request.lhs_dtype, request.dtype)
-        and request.lhs_dtype not in ("int4", "uint4", "int2", "uint2")
+        and request.lhs_dtype not in ("bool", "int4", "uint4", "int2", "uint2")
+        and _kind(request.lhs_dtype) == _kind(request.dtype)  # else lax cuts off the sum, and a lowering its operands
         and 0 not in (*request.lhs, *request.rhs)
     )
+
+
+def _kind(dtype: str) -> Any:
+    """Integers, floats or complex numbers."""
+    kinds = jnp.integer, jnp.floating, jnp.complexfloating
+    return next((kind for kind in kinds if jnp.issubdtype(jnp.dtype(dtype), kind)), None)
