@@ -51,7 +51,7 @@ class Block:
     def of(cls, shape: Shape, dtype: Any, sharding: Sharding, mesh: Mapping[str, int]) -> "Block":
         """The part that a sharding leaves on each device."""
         factors = tuple(tuple((axis, True) for axis in axes) for axes in sharding)
-        return cls(tuple(shape), jnp.dtype(dtype).name, factors, mesh)
+        return cls(tuple(shape), dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, factors, mesh)
 
     @functools.cached_property
     def local(self) -> Shape:
@@ -64,7 +64,7 @@ class Block:
     @functools.cached_property
     def bytes(self) -> int:
         """Bytes that a device holds."""
-        return math.prod(self.local) * jnp.dtype(self.dtype).itemsize
+        return math.prod(self.local) * itemsize(self.dtype)
 
     @functools.cached_property
     def sharding(self) -> Sharding:
@@ -100,13 +100,15 @@ class Block:
 
     def turned(self, axes: Sequence[str], spread: bool, dim: int | None = None) -> "Block":
         """The block with the factors of these mesh axes spread, or held, in one axis of the array or in all."""
-        return dataclasses.replace(
-            self,
-            factors=tuple(
-                tuple((axis, spread if axis in axes and dim in (None, number) else was) for axis, was in factors)
-                for number, factors in enumerate(self.factors)
-            ),
-        )
+        factors = [
+            tuple([(axis, spread if axis in axes else was) for axis, was in cut]) if dim in (None, number) else cut
+            for number, cut in enumerate(self.factors)
+        ]
+        return self.cut(tuple(factors))
+
+    def cut(self, factors: tuple[tuple[Factor, ...], ...]) -> "Block":
+        """The block with other factors."""
+        return Block(self.shape, self.dtype, factors, self.mesh)
 
     def prepared(self, dim: int, axes: Sequence[str]) -> "Block":
         """The block with held factors for these mesh axes in an axis of the array, behind those that are in use."""
@@ -117,7 +119,7 @@ class Block:
             factors = factors[:-1]
         names = [name for name, _ in factors]
         factors += tuple((axis, False) for axis in axes if axis not in names)
-        return dataclasses.replace(self, factors=(*self.factors[:dim], factors, *self.factors[dim + 1 :]))
+        return self.cut((*self.factors[:dim], factors, *self.factors[dim + 1 :]))
 
     def parts(self, dim: int) -> int:
         """Into how many an axis of the array is cut."""
@@ -140,6 +142,12 @@ class Block:
     def is_whole(self) -> bool:
         """Whether what a device holds of each axis of the array is one piece: no held factor before a spread one."""
         return all(list(factors) == sorted(factors, key=lambda factor: not factor[1]) for factors in self.factors)
+
+
+@functools.cache
+def itemsize(dtype: str) -> int:
+    """Bytes of one element."""
+    return jnp.dtype(dtype).itemsize
 
 
 def reshaped(x: jax.Array, shape: Shape) -> jax.Array:

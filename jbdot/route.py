@@ -52,7 +52,9 @@ class Route:
 
     def then(self, step: Step) -> "Route":
         """The route with one more step."""
-        return Route(self.start, (*self.steps, step))
+        way = Route(self.start, (*self.steps, step))
+        vars(way)["blocks"] = (*self.blocks, step.after(self.end))  # as the property finds them, without going back
+        return way
 
     def run(self, x: jax.Array) -> jax.Array:
         """Goes the way with a device's part of an array, inside a `shard_map`."""
@@ -83,10 +85,18 @@ def route(
     ways = [_permuted(start, end, partial, cast)]
     if all(start.divides(dim, axes) for dim, axes in enumerate(end)):
         ways.append(_direct(start, end, partial, scatter, cast, slow))
-        if not partial and any(isinstance(step, Permute) for way in ways if way for step in way.steps):
-            ways += [_renamed(start, end, axes, cast) for axes in itertools.permutations(start.at)]
     found = [way for way in ways if way is not None]
-    return min(found, key=lambda way: way.sent) if found else _gathered(start, end, partial, cast)
+    if not found:
+        return _gathered(start, end, partial, cast)
+    best = min(found, key=lambda way: way.sent)
+    if not partial and any(isinstance(step, Permute) for way in found for step in way.steps):
+        least = max(start.bytes, best.end.bytes)  # what is permuted, and what is missing then
+        for axes in itertools.permutations(start.at):
+            if best.sent <= least:
+                break
+            way = _renamed(start, end, axes, cast)
+            best = way if way is not None and way.sent < best.sent else best
+    return best
 
 
 def _renamed(start: Block, end: Sharding, axes: MeshAxes, cast: Cast | None) -> Route | None:
