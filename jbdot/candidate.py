@@ -10,11 +10,11 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from jbdot import ring
-from jbdot.block import Block, MeshAxes, Sharding
+from jbdot.block import Block, MeshAxes, Sharding, itemsize
 from jbdot.collectives import AllReduce
 from jbdot.contraction import Contraction
 from jbdot.labels import Labels
@@ -122,33 +122,225 @@ class Candidate:
         return ("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out)
 
 
-def candidates(task: Task) -> Iterator[Candidate]:
-    """Every way, without those for which a size does not divide."""
-    c = task.contraction
-    labels = c.dot_out + c.contracting
-    ways = _Ways(task)
-    for choice in itertools.product((*labels, None), repeat=len(task.axes)):
-        shared = {
-            label: tuple(axis for axis, to in zip(task.axes, choice, strict=True) if to == label) for label in labels
-        }
-        if not _allowed(task, shared):
-            continue
-        for orders in itertools.product(*(ways.orders(label, axes) for label, axes in shared.items())):
-            yield from _ways(task, dict(zip(labels, orders, strict=True)), ways)
+Held = list[tuple[int, int, MeshAxes]]  # an array's labels: number, indices that a device has, mesh axes that cut it
 
 
-class _Ways:
-    """Routes of one task, each found once."""
+class Leg(NamedTuple):
+    """What one array has to go through, by bounds.
+
+    Attributes:
+        bytes: That a device has of it while it multiplies.
+        sent: By each device at least.
+        count: Collectives that it needs at least.
+        along: The mesh axes that these run along.
+    """
+
+    bytes: int
+    sent: int
+    count: int
+    along: frozenset[str]
+
+
+class Draft(NamedTuple):
+    """A way before its routes are found: which mesh axes share out which label, and the least that it costs.
+
+    Attributes:
+        axes: For each label of `Ways.labels` its mesh axes, in the mesh's order.
+        partial: The mesh axes along which devices have partial sums.
+        flops: Of each device.
+        legs: Of lhs, of rhs, and of the result.
+    """
+
+    axes: tuple[MeshAxes, ...]
+    partial: MeshAxes
+    flops: int
+    legs: tuple[Leg, Leg, Leg]
+
+    @property
+    def sent(self) -> int:
+        """Bytes that each device sends at least."""
+        return sum([leg.sent for leg in self.legs])
+
+    @property
+    def touched(self) -> int:
+        """Bytes that each device reads and writes while it multiplies."""
+        return sum([leg.bytes for leg in self.legs])
+
+
+class Ways:
+    """The ways of one task. Routes that several of them share are found once."""
 
     def __init__(self, task: Task) -> None:
-        self._task = task
-        self._found: dict[Any, Route | None] = {}
+        c = task.contraction
+        self.task, self.labels = task, c.dot_out + c.contracting
+        self._routes: dict[Any, Route | None] = {}
+        self._legs: dict[Any, Leg] = {}
+        self._devices = math.prod(task.mesh.values())
+        out = Block.of(task.shape, task.dtype, task.out or ((),) * len(task.shape), task.mesh)
+        self._held = [  # of each array: its labels' numbers, how many indices of each a device has, and by which axes
+            [
+                (self.labels.index(label), size, axes)
+                for label, size, axes in zip(labels, block.local, block.sharding, strict=True)
+                if label is not None
+            ]
+            for labels, block in ((c.lhs, task.lhs), (c.rhs, task.rhs), (c.out, out))
+        ]
 
-    def orders(self, label: str, axes: MeshAxes) -> list[MeshAxes]:
+    @functools.cached_property
+    def drafts(self) -> list[Draft]:
+        """Every way, without those for which a size does not divide."""
+        sizes = [self.task.sizes[label] for label in self.labels]
+        shared = self._shared(self.task.axes, ((),) * len(sizes), sizes)
+        return [self._draft(axes) for axes in shared if self._stays(axes)]
+
+    @property
+    def share(self) -> int:
+        """FLOPs of each device where none does another's work."""
+        return self.task.flops // self._devices
+
+    def gathers(self, draft: Draft) -> bool:
+        """Whether no mesh axis has to go from one label of an operand to another."""
+        return not any(
+            axis in draft.axes[other]
+            for held in self._held[:2]
+            for at, _, axes in held
+            for axis in axes
+            for other, *_ in held
+            if other != at
+        )
+
+    def _shared(self, left: MeshAxes, axes: tuple[MeshAxes, ...], sizes: list[int]) -> Iterator[tuple[MeshAxes, ...]]:
+        """Each of the mesh axes that are left shares out one label, of which a device has so much, or none."""
+        if not left:
+            yield axes
+            return
+        axis, rest = left[0], left[1:]
+        parts = self.task.mesh[axis]
+        for at, size in enumerate(sizes):
+            if size % parts == 0:
+                cut = (*axes[:at], (*axes[at], axis), *axes[at + 1 :])
+                yield from self._shared(rest, cut, [*sizes[:at], size // parts, *sizes[at + 1 :]])
+        yield from self._shared(rest, axes, sizes)
+
+    def _stays(self, axes: tuple[MeshAxes, ...]) -> bool:
+        """Whether mesh axes of contracting labels stay where they are, where sums are to be completed in one way."""
+        task, c = self.task, self.task.contraction
+        if task.reduce is None:
+            return True
+        stay = [
+            axis
+            for labels, block in ((c.lhs, task.lhs), (c.rhs, task.rhs))
+            for label, cut in zip(labels, block.sharding, strict=True)
+            for axis in cut
+            if label in c.contracting
+        ]
+        return set(stay) <= set(self._partial(axes))
+
+    def _partial(self, axes: tuple[MeshAxes, ...]) -> MeshAxes:
+        return tuple([axis for cut in axes[len(self.task.contraction.dot_out) :] for axis in cut])
+
+    def _draft(self, axes: tuple[MeshAxes, ...]) -> Draft:
+        partial, used = self._partial(axes), self._parts([axis for cut in axes for axis in cut])
+        legs = self._leg(0, axes), self._leg(1, axes), self._leg(2, axes, partial, used)
+        return Draft(axes, partial, self.task.flops // used, legs)
+
+    def _leg(self, number: int, axes: tuple[MeshAxes, ...], partial: MeshAxes = (), used: int = 0) -> Leg:
+        """What an operand, 0 or 1, or the result, 2, goes through; the same for all ways that cut its labels so."""
+        task, held = self.task, self._held[number]
+        key = number, tuple([axes[at] for at, *_ in held]), partial, used
+        if key not in self._legs:
+            dtypes = task.lhs.dtype, task.rhs.dtype, task.sum_dtype if partial else task.dtype
+            item = itemsize(dtypes[number])
+            size = math.prod([task.sizes[self.labels[at]] // self._parts(axes[at]) for at, *_ in held])
+            common = self._common(held, axes)
+            if number < 2:
+                sent = (size - common) * item
+            else:
+                sent = self._leaving(size, common, partial, used) * min(item, itemsize(task.dtype))
+            self._legs[key] = Leg(size * item, sent, *self._steps(held, axes, number < 2, partial))
+        return self._legs[key]
+
+    def _steps(
+        self, held: Held, axes: tuple[MeshAxes, ...], comes: bool, partial: MeshAxes
+    ) -> tuple[int, frozenset[str]]:
+        """How many collectives bring an operand to where it is multiplied, or the result from there, at least.
+
+        Sums come first, along one axis after another where they are scattered. Mesh axes that cut nothing in the end
+        are gathered, label by label. Those that go from one label to another, or end in another order, need an exchange
+        or a permutation, after which one gather may do.
+        """
+        task = self.task
+        if not comes and (task.out is None or task.reduce == "unreduced"):
+            return int(bool(partial) and task.reduce != "unreduced"), frozenset(partial)
+        ends = [(there, axes[at]) if comes else (axes[at], there) for at, _, there in held]
+        every = frozenset(axis for pair in ends for cut in pair for axis in cut)
+        if not all(self._divides(at, {*there, *axes[at]}) for at, _, there in held):  # gathered first, then sliced
+            return bool(partial) + any(first for first, _ in ends), every | {*partial}
+        where = {axis: number for number, (_, last) in enumerate(ends) for axis in last}
+        gone, gathers, moves, grown = set[str](), 0, False, 1.0
+        for number, (first, last) in enumerate(ends):
+            stay = {axis for axis in first if where.get(axis) == number}
+            left = {axis for axis in first if axis not in where}
+            known = first if comes else last  # the order of the other is open
+            moves |= len(stay) + len(left) < len(first) or {*known[: len(stay)]} != stay
+            moves |= bool(left) and len(last) > len(stay)
+            gone, gathers, grown = gone | left, gathers + bool(left), grown * self._parts(first) / self._parts(last)
+        scattered = [axis for axis in partial if axis in where] if task.reduce != "all_reduce" else []
+        sums = len(scattered) + (len(scattered) < len(partial))
+        if moves:
+            return sums + 1 + (gathers if partial else int(grown > 1)), every | {*partial}
+        return sums + gathers, frozenset((*gone, *partial))
+
+    def _parts(self, axes: Collection[str]) -> int:
+        return math.prod([self.task.mesh[axis] for axis in axes])
+
+    def _divides(self, label: int, axes: Collection[str]) -> bool:
+        return self.task.sizes[self.labels[label]] % self._parts(axes) == 0
+
+    def _common(self, held: Held, axes: tuple[MeshAxes, ...]) -> int:
+        """Elements that a device has of an array both where it multiplies and before, or after: at most, on average.
+
+        Where one label is cut by some mesh axes here and by others there, parts meet by chance, and labels that have
+        such axes of their own do so independently of one another.
+        """
+        common, chances, met = 1, 1, set[str]()
+        for at, size, there in held:
+            here = axes[at]
+            common *= min(self.task.sizes[self.labels[at]] // self._parts(here), size)
+            if here and there and met.isdisjoint((*here, *there)) and not any(axis in there for axis in here):
+                met.update((*here, *there))
+                chances *= min(self._parts(here), self._parts(there))
+        return -(-common // chances)
+
+    def _leaving(self, out: int, has: int, partial: MeshAxes, used: int) -> int:
+        """Elements of the result that a device sends at least, or gets, as many of which it ends up with.
+
+        Each partial sum is sent once at least, by one of the devices that have made it, unless it ends there; and of
+        each sum that a device ends with it gets a part.
+        """
+        task = self.task
+        if task.reduce == "unreduced" or (task.out is None and not partial):
+            return 0
+        if task.out is None:
+            return out - out // math.prod([task.mesh[axis] for axis in partial])
+        ends = math.prod([size for _, size, _ in self._held[2]])
+        return max(out * used // self._devices - has, ends) if partial else ends - has
+
+    def of(self, draft: Draft) -> Iterator[Candidate]:
+        """The candidates of one draft: in each order of the mesh axes, for each sharding that the result may have."""
+        return (way for places in self.ordered(draft) for way in self.at(places, draft))
+
+    def ordered(self, draft: Draft) -> Iterator[Places]:
+        """For each label the mesh axes that cut it, in each order in which they may."""
+        cuts = zip(self.labels, draft.axes, strict=True)
+        for orders in itertools.product(*[self._orders(label, axes) for label, axes in cuts]):
+            yield dict(zip(self.labels, orders, strict=True))
+
+    def _orders(self, label: str, axes: MeshAxes) -> list[MeshAxes]:
         """In which orders mesh axes may cut a label: as they do somewhere, or else as in the mesh."""
         if len(axes) < 2:
             return [axes]
-        c, task = self._task.contraction, self._task
+        c, task = self.task.contraction, self.task
         sides = (c.lhs, task.lhs.sharding), (c.rhs, task.rhs.sharding), (c.out, task.out or ())
         seen = [dict(zip(labels, sharding, strict=False)).get(label, ()) for labels, sharding in sides]
         orders = [
@@ -156,52 +348,45 @@ class _Ways:
         ]
         return list(dict.fromkeys([*orders, axes]))[:MOST_ORDERS]
 
-    def operand(self, side: str, end: Sharding) -> Route | None:
-        """How an operand gets to a sharding."""
-        if (side, end) not in self._found:
-            self._found[side, end] = route(getattr(self._task, side), end)
-        return self._found[side, end]
+    def at(self, places: Places, draft: Draft) -> Iterator[Candidate]:
+        """The candidates in one order: for each sharding that the result may have, and each ring."""
+        task, c = self.task, self.task.contraction
+        lhs, rhs = self.operand("lhs", places), self.operand("rhs", places)
+        if lhs is None or rhs is None:
+            return
+        dtype = task.sum_dtype if draft.partial else task.dtype
+        start = Block.of(task.shape, dtype, sharding_of(places, c.out), task.mesh)
+        partial = tuple(axis for axis in task.axes if axis in draft.partial)
+        for end, scatter in _ends(task, start, partial):
+            out = self._out(start, end, partial, scatter)
+            if out is not None and _keeps(task, out, scatter):
+                found = Candidate(places, lhs, rhs, out, draft.flops)
+                yield found
+                for side, labels in (("lhs", c.lhs), ("rhs", c.rhs)):
+                    if ring.fits(getattr(found, side), labels, c):
+                        yield dataclasses.replace(found, ring=side)
 
+    def operand(self, side: str, places: Places) -> Route | None:
+        """How an operand, "lhs" or "rhs", gets to where it is multiplied."""
+        end = sharding_of(places, getattr(self.task.contraction, side))
+        if (side, end) not in self._routes:
+            self._routes[side, end] = route(getattr(self.task, side), end)
+        return self._routes[side, end]
 
-def _allowed(task: Task, shared: Places) -> bool:
-    for label, axes in shared.items():
-        if task.sizes[label] % math.prod(task.mesh[axis] for axis in axes):
-            return False
-    if task.reduce is None:
-        return True
-    stay = [
-        axis
-        for labels, block in ((task.contraction.lhs, task.lhs), (task.contraction.rhs, task.rhs))
-        for label, axes in zip(labels, block.sharding, strict=True)
-        for axis in axes
-        if label in task.contraction.contracting
-    ]
-    summed = [axis for label in task.contraction.contracting for axis in shared[label]]
-    return set(stay) <= set(summed)
-
-
-def _ways(task: Task, places: Places, ways: _Ways) -> Iterator[Candidate]:
-    c = task.contraction
-    lhs = ways.operand("lhs", sharding_of(places, c.lhs))
-    rhs = ways.operand("rhs", sharding_of(places, c.rhs))
-    if lhs is None or rhs is None:
-        return
-    partial = tuple(axis for axis in task.axes if any(axis in places[label] for label in c.contracting))
-    have = sharding_of(places, c.out)
-    dtype = task.sum_dtype if partial else task.dtype
-    start = Block.of(task.shape, dtype, have, task.mesh)
-    used = math.prod(task.mesh[axis] for axes in places.values() for axis in axes)
-    for end, scatter in _ends(task, start, partial):
+    def _out(self, start: Block, end: Sharding, partial: MeshAxes, scatter: bool) -> Route | None:
+        """How the result gets from where it is made to a sharding."""
+        task, key = self.task, (start.factors, end, partial, scatter)
         if task.reduce == "unreduced":
-            out = Route(start) if end == start.sharding and partial else None
-        else:
-            out = route(start, end, partial, scatter, task.dtype, task.slow)
-        if out is not None and _keeps(task, out, scatter):
-            found = Candidate(places, lhs, rhs, out, task.flops // used)
-            yield found
-            for side, labels in (("lhs", c.lhs), ("rhs", c.rhs)):
-                if ring.fits(getattr(found, side), labels, c):
-                    yield dataclasses.replace(found, ring=side)
+            return Route(start) if end == start.sharding and partial else None
+        if key not in self._routes:
+            self._routes[key] = route(start, end, partial, scatter, task.dtype, task.slow)
+        return self._routes[key]
+
+
+def candidates(task: Task) -> Iterator[Candidate]:
+    """Every way, without those for which a size does not divide."""
+    ways = Ways(task)
+    return (way for draft in ways.drafts for way in ways.of(draft))
 
 
 def _ends(task: Task, start: Block, partial: MeshAxes) -> Iterator[tuple[Sharding, bool]]:
@@ -233,8 +418,3 @@ def sharding_of(places: Places, labels: Labels) -> Sharding:
         (('x',), (), ())
     """
     return tuple(() if label is None else places[label] for label in labels)
-
-
-def least(found: Sequence[Candidate]) -> int:
-    """The fewest bytes that any sends."""
-    return min(candidate.sent for candidate in found)

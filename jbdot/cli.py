@@ -187,6 +187,7 @@ def plan(
     topology: Annotated[str | None, typer.Option(help="Ask the compiler for it too, such as v5e:4x4.")] = None,
     reduce: Annotated[str | None, typer.Option(help="all_reduce, reduce_scatter or forbid.")] = None,
     sum_dtype: Annotated[str | None, typer.Option(help="What partial sums are sent in.")] = None,
+    redundant_compute: Annotated[bool, typer.Option(help="Whether devices may do the same work.")] = True,
     axes: AxesText = None,
     dialect: Dialect = None,
     dtype: DtypeName = "float32",
@@ -208,7 +209,8 @@ def plan(
     door = find(function, dialect)
     explanation = jbdot.explain(door, *call(door, left, right, given))
     left, right = placed(left, "lhs", lhs_spec, on), placed(right, "rhs", rhs_spec, on)
-    over = jbdot.sharded(door, end, reduce=reduce, sum_dtype=sum_dtype, hardware=figures)
+    asked = {"reduce": reduce, "sum_dtype": sum_dtype, "redundant_compute": redundant_compute}
+    over = jbdot.sharded(door, end, hardware=figures, **asked)
     planned = over.plan(*call(door, left, right, given))
     if plot is not None:
         picture(plot, planned)

@@ -7,8 +7,8 @@ import dataclasses
 import itertools
 from typing import Final
 
-from jbdot.block import Block, Sharding
-from jbdot.candidate import Candidate, Task, candidates
+from jbdot.block import Block
+from jbdot.candidate import Candidate, Draft, Task, Ways
 from jbdot.collectives import AllGather, AllReduce, Cast, ReduceScatter, Slice, Step
 from jbdot.links import Links
 from jbdot.route import Route, route
@@ -30,50 +30,66 @@ class Estimate:
 
 
 Weighed = tuple[Candidate, Estimate]
-WORTH: Final = 0.8  # of the time of the way that sends fewest bytes: what one that sends more must be expected to take
+WORTH: Final = 0.8  # of another way's time: what must be expected of one that sends more, or has devices repeat work
 
 
-def sensible(task: Task) -> list[Candidate]:
-    """Every way; where the result's sharding is open, without those that do work twice, unless nothing else is left."""
-    found = list(candidates(task))
-    if task.out is not None or not found:
-        return found
-    fewest = min(way.flops for way in found)
-    return [way for way in found if way.flops == fewest]
-
-
-def chosen(found: list[Weighed], task: Task, links: Links) -> tuple[list[Weighed], Weighed, bool]:
+def chosen(found: list[Weighed], ways: Ways, links: Links) -> tuple[list[Weighed], Weighed, bool]:
     """The ways, best first; plain jit; and whether that is to be taken.
 
     The best is the fastest of those that send fewest bytes, or one that sends more and is expected to be faster by a
-    fifth. Plain jit is taken where nothing is sent, or operands are only gathered: XLA does the same then, and overlaps
-    it with the dot.
+    fifth. Devices do the same work only where that is expected to be faster by a fifth than every way in which each
+    does its own. Plain jit is taken where nothing is sent, or operands are only gathered: XLA does the same then, and
+    overlaps it with the dot.
     """
     found = sorted(found, key=lambda pair: (pair[1].total_us, pair[0].sent, pair[0].temporary))
-    fewest = min(way.sent for way, _ in found)
-    lean = next(pair for pair in found if pair[0].sent == fewest)
-    first = next(pair for pair in found if pair[0].sent == fewest or pair[1].total_us <= WORTH * lean[1].total_us)
+    least = min(way.flops for way, _ in found)
+    thrifty = [pair for pair in found if pair[0].flops == least]
+    fewest = min(way.sent for way, _ in thrifty)
+    lean = next(pair for pair in thrifty if pair[0].sent == fewest)
+    first = next(pair for pair in (*thrifty, lean) if pair is lean or pair[1].total_us <= WORTH * lean[1].total_us)
+    if found[0][1].total_us <= WORTH * thrifty[0][1].total_us:
+        first = found[0]
     found = [first, *(pair for pair in found if pair is not first)]
-    plain = plain_jit(found, first[0].out.end.sharding, task, links)
+    plain = plain_jit(found, ways, links)
     gathers = first[0].ring is None and _is_simple(first[0]) and not first[0].out.steps
     as_good = plain[0].sent <= first[0].sent and plain[1].total_us <= first[1].total_us
-    return found, plain, not first[0].sent or (gathers and as_good)
+    return found, plain, plain[0].flops <= first[0].flops and (not first[0].sent or (gathers and as_good))
 
 
-def plain_jit(found: list[Weighed], end: Sharding, task: Task, links: Links) -> Weighed:
-    """What XLA is expected to do by itself for this sharding of the result: a model, not a promise.
+def plain_jit(found: list[Weighed], ways: Ways, links: Links) -> Weighed:
+    """What XLA is expected to do by itself for the sharding of the best way's result: a model, not a promise.
 
     It moves operands as little as it can, by gathering them; adds partial sums whole; and only then keeps its part. It
     neither scatters sums nor sends operands from one label to another. What it gathers it overlaps with the dot; what
     it sends of the result comes after.
     """
-    simple = [way for way, _ in found if way.out.end.sharding == end and way.ring is None and _is_simple(way)]
-    ways = [way for way in (_summed_whole(way, task) for way in simple) if way is not None] or [found[0][0]]
-    way = min(ways, key=lambda way: (way.lhs.sent + way.rhs.sent, way.sent, way.flops))
+    task = ways.task
+    way = min(_simple(found[0][0], ways), key=_moved, default=found[0][0])
     estimate = estimated(way, task, links)
     after = sum(_step_us(step, block, links) for step, block in _steps(way.out))
     total = max(estimate.compute_us, estimate.communication_us - after) + after
     return way, dataclasses.replace(estimate, total_us=total)
+
+
+def _simple(best: Candidate, ways: Ways) -> list[Candidate]:
+    """The ways that gather operands and add sums whole, with the result as in the best way, that may move least."""
+    found: list[Candidate] = []
+    is_open, end = ways.task.out is None, best.out.end.sharding
+    drafts = [draft for draft in ways.drafts if ways.gathers(draft) and (not is_open or draft.flops == best.flops)]
+    for draft in sorted(drafts, key=_least_moved):
+        if found and _least_moved(draft) > min(map(_moved, found)):
+            break
+        simple = [way for way in ways.of(draft) if way.out.end.sharding == end and way.ring is None and _is_simple(way)]
+        found += [way for way in (_summed_whole(way, ways.task) for way in simple) if way is not None]
+    return found
+
+
+def _moved(way: Candidate) -> tuple[int, int, int]:
+    return way.lhs.sent + way.rhs.sent, way.sent, way.flops
+
+
+def _least_moved(draft: Draft) -> tuple[int, int, int]:
+    return draft.legs[0].sent + draft.legs[1].sent, draft.sent, draft.flops
 
 
 def _is_simple(way: Candidate) -> bool:
@@ -109,6 +125,11 @@ def estimated(way: Candidate, task: Task, links: Links) -> Estimate:
     others, each = sum(itertools.chain(*times.values())), compute / turns
     beside = (turns - 1) * max(hop, each) + each
     return Estimate(compute, others + (turns - 1) * hop, others + beside)
+
+
+def route_us(way: Route, links: Links) -> float:
+    """What a route is expected to take, one collective after another."""
+    return sum(_step_us(step, block, links) for step, block in _steps(way))
 
 
 def _steps(side: Route) -> list[tuple[Step, Block]]:

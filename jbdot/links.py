@@ -6,8 +6,10 @@ each device sends by the algorithm that sends fewest; where groups are nested, e
 """
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from jax.sharding import AbstractMesh, Mesh
@@ -99,6 +101,38 @@ class Links:
         moved = {"all-to-all": self._exchanged_s, "permute": self._permuted_s}.get(kind, self._gathered_s)
         turns = 2 if kind == "all-reduce" else 1  # a reduce-scatter, then an all-gather
         return self.hardware.start_us + turns * self._latency_us(kind, group) + 1e6 * moved(bytes_sent, group)
+
+    def least_us(self, bytes_sent: float, count: int, axes: Collection[str]) -> float:
+        """The least time that sending so many bytes takes, by so many collectives along some of these axes.
+
+        Example:
+            >>> from jbdot.hardware import known
+            >>> links = Links.of({"x": 4, "y": 4}, known("TPU v5 lite"))
+            >>> links.least_us(1e6, 1, "x") <= links.time_us("all-gather", 1e6, "x")
+            True
+        """
+        within = frozenset(axes)
+        if within not in self._least:
+            found = [cost for group, *cost in self._costs if group <= within]
+            self._least[within] = tuple(min(costs) for costs in zip(*found, strict=True)) if found else (0.0, 0.0)
+        start, each = self._least[within]
+        return count * start + bytes_sent * each
+
+    @functools.cached_property
+    def _least(self) -> dict[frozenset[str], tuple[float, ...]]:
+        return {}
+
+    @functools.cached_property
+    def _costs(self) -> list[tuple[frozenset[str], float, float]]:
+        """Of every group of axes the least that a collective along it takes: to start, and for each byte."""
+        names, many = [axis.name for axis in self.axes if axis.size > 1], 1e15  # beside which latencies are nothing
+        found: list[tuple[frozenset[str], float, float]] = []
+        for group in (group for count in range(len(names)) for group in itertools.combinations(names, count + 1)):
+            starts = [self.time_us(kind, 0, group) for kind in KINDS]
+            longest = [self.time_us(kind, many, group) for kind in KINDS]
+            each = min(long - start for long, start in zip(longest, starts, strict=True)) / many
+            found.append((frozenset(group), min(starts), each))
+        return found
 
     def bytes_per_s(self, axes: str | Sequence[str]) -> float:
         """Bytes a second that each device sends along these axes in a long all-gather."""

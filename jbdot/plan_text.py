@@ -1,5 +1,6 @@
 """A plan in words and tables: what `print` shows of a `ShardingPlan`."""
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from jbdot import mesh_axes
@@ -44,13 +45,37 @@ def why(plan: "ShardingPlan") -> str:
     """Why the winner is taken, as a sentence."""
     if plan.is_plain:
         same = "nothing has to be sent" if not plan.sent else "operands are only gathered, as XLA does by itself"
-        return f"Taken: plain jit, as {same}."
+        return f"Taken: plain jit, as {same}{_repeated(plan)}."
+    plain, _ = plan.plain
     least, _ = min(plan.candidates, key=lambda pair: (pair[0].sent, pair[1].total_us))
-    taken = f"Taken: {plan.winner.name}, which sends {bytes_text(plan.sent)}"
+    taken = f"Taken: {plan.winner.name}, which sends {bytes_text(plan.sent)}{_repeated(plan)}"
+    if plain.sent < plan.sent and plain.flops > plan.winner.flops:
+        return (
+            f"{taken}: plain jit sends {bytes_text(plain.sent)}, but each device does {_times(plain, plan)} the work."
+        )
     if least.sent < plan.sent:
-        return f"{taken}: {least.name} sends {bytes_text(least.sent)}, but is expected to take over a fifth longer."
-    expected = plan.plain[0].sent
-    return taken + (f", plain jit {bytes_text(expected)} as far as is known." if expected > plan.sent else ".")
+        more = least.flops > plan.winner.flops
+        but = (
+            f"has each device do {_times(least, plan)} the work" if more else "is expected to take over a fifth longer"
+        )
+        return f"{taken}: {least.name} sends {bytes_text(least.sent)}, but {but}."
+    return taken + (f", plain jit {bytes_text(plain.sent)} as far as is known." if plain.sent > plan.sent else ".")
+
+
+def _repeated(plan: "ShardingPlan") -> str:
+    """What is said of work that several devices do."""
+    way, (plain, _) = plan.winner, plan.plain
+    share = plan.task.flops / math.prod(plan.mesh.shape.values())
+    if way.flops > plain.flops:
+        return f", and has each device do {way.flops / plain.flops:.3g} times the work of plain jit"
+    if way.flops > share:
+        as_plain = "" if plan.is_plain else ", as plain jit does"
+        return f", and has each device do {way.flops / share:.3g} times its share of the work{as_plain}"
+    return ""
+
+
+def _times(way: Candidate, plan: "ShardingPlan") -> str:
+    return f"{way.flops / plan.winner.flops:.3g} times"
 
 
 def candidates(plan: "ShardingPlan") -> Rows:

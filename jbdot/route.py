@@ -8,11 +8,12 @@ and the one that it ends with, where either begins the other. Where neither does
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Collection, Sequence
 
 import jax
 
-from jbdot.block import Block, Factor, MeshAxes, Sharding
+from jbdot.block import Block, Factor, MeshAxes, Sharding, itemsize
 from jbdot.collectives import AllGather, AllReduce, AllToAll, Cast, Permute, ReduceScatter, Slice, Step
 
 
@@ -90,13 +91,19 @@ def route(
         return _gathered(start, end, partial, cast)
     best = min(found, key=lambda way: way.sent)
     if not partial and any(isinstance(step, Permute) for way in found for step in way.steps):
-        least = max(start.bytes, best.end.bytes)  # what is permuted, and what is missing then
+        least = start.bytes + _missing(start, best.end)  # what is permuted, and what no name can bring
         for axes in itertools.permutations(start.at):
             if best.sent <= least:
                 break
             way = _renamed(start, end, axes, cast)
             best = way if way is not None and way.sent < best.sent else best
     return best
+
+
+def _missing(start: Block, end: Block) -> int:
+    """Bytes that a device lacks of its part in the end, however well that fits the part that it has."""
+    common = math.prod([min(sizes) for sizes in zip(start.local, end.local, strict=True)])
+    return (math.prod(end.local) - common) * itemsize(start.dtype)
 
 
 def _renamed(start: Block, end: Sharding, axes: MeshAxes, cast: Cast | None) -> Route | None:

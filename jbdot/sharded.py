@@ -71,7 +71,7 @@ class Sharded:
         kept = Contraction(c.lhs_kept, c.rhs_kept, c.out)
         wanted = settings.pop("preferred_element_type", None)
         wanted = planned.dtype if wanted is None else jnp.dtype(wanted).name
-        more = {name: self._options[name] for name in ("reduce", "sum_dtype", "hardware")}
+        more = {name: self._options[name] for name in ("reduce", "sum_dtype", "hardware", "redundant_compute")}
         if isinstance(out, Mapping):
             out = mesh_axes.of_labels(cast("Mapping[str, Any]", out), c.out)
         return (
@@ -92,6 +92,7 @@ def sharded(
     mesh: Any = None,
     lhs: PartitionSpec | None = None,
     rhs: PartitionSpec | None = None,
+    redundant_compute: bool = True,
 ) -> Sharded:
     """Makes of a front door one that plans its calls over the mesh that the operands are on.
 
@@ -104,6 +105,7 @@ def sharded(
         mesh: The mesh, where the operands do not say: under jit with Auto axes, a trace does not show it.
         lhs: The first operand's PartitionSpec, where it does not say.
         rhs: The second operand's.
+        redundant_compute: As in `plan_sharding`.
 
     Returns:
         A function with the front door's own arguments; its `plan(...)` gives the `ShardingPlan` of a call.
@@ -124,7 +126,7 @@ def sharded(
         0
     """
     options = {"out": out, "reduce": reduce, "sum_dtype": sum_dtype, "hardware": hardware}
-    return Sharded(function, **options, mesh=mesh, lhs=lhs, rhs=rhs)
+    return Sharded(function, **options, mesh=mesh, lhs=lhs, rhs=rhs, redundant_compute=redundant_compute)
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -17,15 +17,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jbdot import mark, mesh_axes, plan_text, ring
 from jbdot.block import Block, MeshAxes, Sharding
 from jbdot.bound import least
-from jbdot.candidate import Candidate, Task
+from jbdot.candidate import Candidate, Task, Ways
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal, array_text
-from jbdot.estimate import Estimate, chosen, estimated, sensible
+from jbdot.estimate import Estimate, chosen
 from jbdot.hardware import Hardware
 from jbdot.links import Links
 from jbdot.plan_text import bytes_text
 from jbdot.planned import Planned, canonical
 from jbdot.request import Request
+from jbdot.search import Search
 from jbdot.spread import Spread, spread
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ class Settings:
     sum_dtype: str | None
     reduce: str | None
     lowering: str | None
+    redundant_compute: bool = True
 
 
 def plan_sharding(
@@ -254,6 +256,7 @@ def plan_sharding(
     sum_dtype: Any = None,
     hardware: Hardware | None = None,
     lowering: str | None = None,
+    redundant_compute: bool = True,
 ) -> ShardingPlan:
     """Plans a contraction of sharded arrays: which mesh axis shares out which label, and the collectives that follow.
 
@@ -271,6 +274,8 @@ def plan_sharding(
         sum_dtype: What partial sums are sent in. By default what they were accumulated in: float32 for 16-bit floats.
         hardware: Figures of the devices; by default those published for the mesh's `device_kind`.
         lowering: Of each device's own dot: "auto", "direct" or a name; None is "auto".
+        redundant_compute: Whether several devices may do the same work. They do it only where that is expected to be
+            faster by a fifth than every way in which each does its own part, and the plan says so. False forbids it.
 
     Returns:
         A `ShardingPlan`: print it; call it with the operands, eagerly or under jit, grad and vmap.
@@ -310,7 +315,7 @@ def plan_sharding(
             contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
-        settings = Settings(precision, names[0], names[1], reduce, lowering)
+        settings = Settings(precision, names[0], names[1], reduce, lowering, redundant_compute)
         end = _end(out, contraction, mesh)
         return _plan(contraction, lhs, rhs, mesh, end, hardware, settings)
     except Refusal as refusal:
@@ -353,14 +358,21 @@ def _plan(
     left, right = (_placed(name, x, mesh) for name, x in (("lhs", lhs), ("rhs", rhs)))
     links = Links.of(mesh, hardware)
     task = _task(c, left, right, mesh, end, settings, tuple(axis.name for axis in links.axes if axis.crosses))
-    found = [(way, estimated(way, task, links)) for way in sensible(task)]
+    ways = Ways(task)
+    found = Search(ways, links).sensible(settings.redundant_compute, settings.reduce == "forbid")
+    if not found and not settings.redundant_compute:
+        raise BadValue(
+            "redundant_compute=False allows no repeated work",
+            "there is no way that gives each device its own part",
+            "Allow it, or pad axes to sizes that the mesh axes divide",
+        )
     if not found:
         raise BadValue(
             "the sums must be completed as they are asked for",
             f"no sharding of the result fits reduce={settings.reduce!r}",
             "Leave out open, or name a PartitionSpec that has the mesh axes of the contracting labels",
         )
-    best, plain, is_plain = chosen(found, task, links)
+    best, plain, is_plain = chosen(found, ways, links)
     if settings.reduce == "forbid":
         _check_silent(best[0][0])
     spec = mesh_axes.written(best[0][0].out.end.sharding if end is None else end)

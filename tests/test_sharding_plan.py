@@ -134,6 +134,32 @@ def test_an_open_result_makes_no_device_do_anothers_work():
         assert plan.winner.flops == 2 * 8192**3 // 16
 
 
+def test_repeated_work_is_said_and_can_be_forbidden():
+    """Megatron's output projection: to gather both operands repeats the work of a whole mesh axis."""
+    text, shapes = "b s g r k, g r k d -> b s d", ((16, 4096, 8, 4, 128), (8, 4, 128, 4096))
+    ends = (("x",), (), ("y",), (), ()), (("y",), (), (), ()), (("x",), (), ())
+    plan = planned(text, V4, *ends, dtype="bfloat16", shapes=shapes, sum_dtype="bfloat16")
+    assert plan.winner.flops == plan.task.flops // 16
+    assert "sends 151 MB: b on x, lhs round a ring sends 126 MB, but has each device do 4 times the work." in plan.why
+    assert all(
+        way.flops == plan.winner.flops
+        for way, _ in planned(
+            text, V4, *ends, dtype="bfloat16", shapes=shapes, sum_dtype="bfloat16", redundant_compute=False
+        ).candidates
+    )
+    small = planned(GEMM, V4, (("x",), ()), ((), ()), ((), ()), shapes=((64, 64), (64, 64)))
+    assert "has each device do 4 times its share of the work, as plain jit does" in small.why
+    scattered = planned(GEMM, V4, ((), ("x",)), (("x",), ()), ((), ()), shapes=((16, 64), (64, 16)))
+    assert f"has each device do {scattered.winner.flops / scattered.plain[0].flops:g} times" in scattered.why
+    with pytest.raises(ValueError, match="redundant_compute=False allows no repeated work: there is no way"):
+        planned(GEMM, V4, ((), ()), ((), ()), shapes=((3, 5), (5, 7)), redundant_compute=False)
+
+
+def test_forbid_takes_a_way_that_sends_nothing_where_there_is_one():
+    plan = planned(GEMM, V4, (("x",), ()), ((), ()), (("x",), ()), reduce="forbid", **BIG)
+    assert plan.sent == 0
+
+
 def test_partial_sums_are_kept_in_what_they_were_added_in():
     left, right = ((), ("x", "y")), (("x", "y"), ())
     wide = planned(GEMM, V4, left, right, reduce="reduce_scatter", **BIG)
