@@ -209,8 +209,9 @@ def plan(
     door = find(function, dialect)
     explanation = jbdot.explain(door, *call(door, left, right, given))
     left, right = placed(left, "lhs", lhs_spec, on), placed(right, "rhs", rhs_spec, on)
-    asked = {"reduce": reduce, "sum_dtype": sum_dtype, "redundant_compute": redundant_compute}
-    over = jbdot.sharded(door, end, hardware=figures, **asked)
+    over = jbdot.sharded(
+        door, end, reduce=reduce, sum_dtype=sum_dtype, hardware=figures, redundant_compute=redundant_compute
+    )
     planned = over.plan(*call(door, left, right, given))
     if plot is not None:
         picture(plot, planned)
