@@ -60,7 +60,8 @@ def chosen(request: Request, platform: str, lowering: str = "auto", exported: bo
         request: The dot.
         platform: Where it will run.
         lowering: "auto", or a name: it gives way where a transformation has left nothing to lower so.
-        exported: Whether the program is exported: `jax.export` refuses pinned layouts.
+        exported: Whether the program is exported: `jax.export` refuses pinned layouts, and what was tuned here is not
+            asked for what may run elsewhere.
     """
     if lowering == HASH:
         return _hashed(request, platform, exported)
@@ -70,8 +71,8 @@ def chosen(request: Request, platform: str, lowering: str = "auto", exported: bo
         return Choice(lowering, "as asked")
     if not _can_choose(request):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
-    found = tuned.choice(request, platform)
-    if found is not None and not (exported and found[0] in PINS):
+    found = None if exported else tuned.choice(request, platform)  # an exported program is for other machines too
+    if found is not None and not misfit(request, found[0]) and _is_trusted(found[0], platform):
         lowering, gain, source = found
         return Choice(lowering, "as jbdot.tune found", gain if lowering != "direct" else None, source, "this dot")
     for rule in backends.RULES.get(platform, ()):

@@ -72,8 +72,10 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
     """Times every lowering of the dots in a call, and keeps the winners.
 
     From then on `"auto"` uses them for dots of the same contraction, sizes, dtypes and precision on this kind of
-    device with this version of JAX, in functions that are compiled from now on. What is found is in a file:
-    `JBDOT_TUNED` names it, or is "off"; see `jbdot.tuned`.
+    device with this version of JAX, in this process and in those that start later, on machines of one process. Where a
+    choice changes, JAX's caches are cleared, so that functions that were compiled before are compiled anew; what
+    `jax.jit(f).lower(...).compile()` gave stays as it is. Exported programs do not depend on it. What is found is in a
+    file: `JBDOT_TUNED` names it, or is "off"; see `jbdot.tuned`.
 
     Args:
         function: What to call: a front door, a `Contraction` or its string, or any function, whose every dot is
@@ -110,6 +112,8 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
         raise refusal.told("tune", f"{len(args)} arguments") from None
     results = [_tuned(request, seconds, track) for request, track in _tracked(found)]
     front_door.forget()
+    if tuned.read_again():
+        jax.clear_caches()  # what was compiled before was chosen by other lines
     return results
 
 

@@ -2,6 +2,10 @@
 
 Lines are only ever added, each by a single write, so that several processes may tune at once; the last line of a dot
 holds. `JBDOT_TUNED` names the file, or is "off". By default it is `jbdot/tuned.jsonl` in the user's cache folder.
+
+A process reads the file once, and again when it tunes: so that what was compiled, what is compiled and what `explain`
+says are chosen by the same lines. Where several processes run one program (`jax.process_count() > 1`) none is asked:
+they must all lower the same, and each has a file of its own.
 """
 
 import functools
@@ -10,7 +14,7 @@ import os
 import platform as host
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jax
 
@@ -31,15 +35,10 @@ def path() -> Path | None:
 
 def choice(request: Request, platform: str) -> tuple[str, float, str] | None:
     """Looks a dot up: (lowering, gain, where that was measured)."""
-    file = path()
-    if file is None:
+    file, kind = path(), device_kind(platform)
+    if file is None or not kind or jax.process_count() > 1:
         return None
-    try:
-        stamp = file.stat()
-    except OSError:
-        return None
-    kind = device_kind(platform)
-    found = _read(file, (stamp.st_mtime_ns, stamp.st_size)).get(key(request, kind)) if kind else None
+    found = _read(file).get(key(request, kind))
     return None if found is None else (found[0], found[1], f"tuned on {kind}, jax {jax.__version__}")
 
 
@@ -53,6 +52,17 @@ def keep(request: Request, kind: str, lowering: str, gain: float) -> None:
     # The line break before it ends a line that a process may have left half written.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), "ab", buffering=0) as out:
         out.write(f"\n{line}\n".encode())
+
+
+def read_again() -> bool:
+    """Reads the file anew: whether it names another lowering for any dot than it did."""
+    file = path()
+    if file is None:
+        return False
+    before = _read(file)
+    _read.cache_clear()
+    after = _read(file)
+    return any(before.get(dot, ("", 0))[0] != after.get(dot, ("", 0))[0] for dot in {**before, **after})
 
 
 def key(request: Request, kind: str) -> str:
@@ -87,13 +97,14 @@ def _processor() -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _read(file: Path, stamp: Any) -> dict[str, tuple[str, float]]:
-    """Reads the file once for each of its states; warns of lines that are no records, and leaves them out."""
-    del stamp
+def _read(file: Path) -> dict[str, tuple[str, float]]:
+    """Reads the file; warns of lines that are no records, and leaves them out."""
     found: dict[str, tuple[str, float]] = {}
     bad = 0
     try:
         lines = file.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
     except OSError as error:
         warnings.warn(f"jbdot: {file} cannot be read, and is left aside: {error}", stacklevel=2)
         return {}

@@ -13,9 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from meshes import integers, mesh, shardings
 
+from jbdot import tuned
+from jbdot.contract import contract
 from jbdot.contraction import Contraction
 from jbdot.mesh_axes import written
 from jbdot.processes import joined
+from jbdot.request import Request
 from jbdot.sharding_plan import plan_sharding
 
 HEARTBEAT = 4  # seconds of silence after which a process is taken for dead
@@ -85,15 +88,29 @@ def broken():
     raise ValueError("a mistake of the user's")
 
 
+def lowers_as_all(folder):
+    """Each process has a file of its own, which names another lowering for the same dot."""
+    os.environ["JBDOT_TUNED"] = str(folder / f"{jax.process_index()}.jsonl")
+    x = jax.ShapeDtypeStruct((8, 16), "float32")
+    request = Request.of(x, x, x, (((1,), (1,)), ((0,), (0,))), None)
+    tuned.keep(request, tuned.device_kind("cpu"), ("reduced", "unrolled")[jax.process_index()], 9.0)
+    assert len(tuned._read(tuned.path())) == 1
+    (folder / f"{jax.process_index()}.mlir").write_text(
+        jax.jit(lambda x: contract("b k, b k -> b", x, x)).lower(x).as_text()
+    )
+
+
 def main(what, index, count, port, folder):
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
-    seconds = 60 if what == "computes" else HEARTBEAT
+    seconds = HEARTBEAT if " " in what else 60
     with joined(f"127.0.0.1:{port}", int(count), int(index), heartbeat_timeout_seconds=seconds):
         on = mesh((int(count), 2), ("host", "local"))
         if what == "computes":
             numbers(on)
             gradients(on)
+        elif what == "tuned":
+            lowers_as_all(Path(folder))
         else:
             name, which = what.split()
             ends(on, Path(folder), int(which), {"dies": lambda: os._exit(7), "raises": broken}[name])

@@ -143,3 +143,10 @@ def test_cpu_processes_are_nodes():
     links = Links.of(Mesh(np.array(devices).reshape(2, 2), ("host", "local")))
     assert links.group("host").crosses
     assert not links.group("local").crosses
+
+
+def test_no_process_asks_a_file_of_its_own(tmp_path):
+    for status, _, text in together("tuned", 2, tmp_path):
+        assert status == 0, text
+    texts = [(tmp_path / f"{index}.mlir").read_text() for index in range(2)]
+    assert texts[0] == texts[1]

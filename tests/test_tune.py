@@ -1,7 +1,7 @@
 """Tuning: what is timed, what is kept, and that a damaged or shared file does no harm."""
 
 import multiprocessing
-import warnings
+import sys
 
 import jax
 import numpy as np
@@ -9,9 +9,10 @@ import pytest
 from jax import numpy as jnp
 
 import jbdot
-from jbdot import choice, tuned
+from jbdot import choice, lowering_rule, tuned
 from jbdot.request import Request
 from jbdot.timing import Spread, ratios, rounds
+from jbdot.tune import Timing
 
 X, Y = jnp.ones((8, 4, 4)), jnp.ones((8, 4))
 
@@ -40,8 +41,12 @@ def test_tune_keeps_what_auto_then_uses(file):
 def test_what_is_kept_overrules_the_rules():
     request = request_of(8, 16)
     kind = tuned.device_kind("cpu")
+    assert not choice.chosen(request, "cpu").source.startswith("tuned on")
     for name in ("reduced", "unrolled"):  # the last holds
         tuned.keep(request, kind, name, 2.5)
+        assert choice.chosen(request, "cpu").lowering != name  # until the file is read again
+        assert tuned.read_again()
+        assert not tuned.read_again()
         found = choice.chosen(request, "cpu")
         assert (found.lowering, found.gain) == (name, 2.5)
         assert "tuned on" in found.source
@@ -57,6 +62,74 @@ def test_a_compiled_call_is_chosen_for_anew():
     (found,) = jbdot.tune(jbdot.keras_tf1.batch_dot, X, X, seconds=0.02)
     assert found.request.m == 4
     np.testing.assert_array_equal(jbdot.contract("b m k, b k -> b m", X, Y), 4)
+
+
+def steps(monkeypatch, *names):
+    """Counts which lowerings are written into programs."""
+    written = []
+    for name in names:
+        own = lowering_rule.LOWERINGS[name]
+        counted = lambda *args, name=name, own=own: written.append(name) or own(*args)  # noqa: E731
+        monkeypatch.setitem(lowering_rule.LOWERINGS, name, counted)
+    return written
+
+
+def test_a_jitted_function_is_lowered_as_explain_says_after_tune(monkeypatch):
+    def timed(request, names, seconds, track):
+        return [Timing(name, 1.0, Spread(us, us, us), Spread(9 / us, 9 / us, 9 / us)) for name, us in us_of.items()]
+
+    monkeypatch.setattr(sys.modules["jbdot.tune"], "measure", timed)
+    shapes = (8, 13), (8, 13)
+    x, y = map(jnp.ones, shapes)
+    f = jax.jit(lambda x, y: jbdot.contract("b k, b k -> b", x, y))
+    written = steps(monkeypatch, "unrolled", "reduced")
+    for winner in ("unrolled", "reduced"):
+        us_of = {"direct": 9.0, winner: 1.0}
+        (found,) = jbdot.tune("b k, b k -> b", x, y)
+        assert found.winner == winner
+        written.clear()
+        np.testing.assert_array_equal(f(x, y), 13)
+        said = jbdot.explain("b k, b k -> b", *shapes).lowerings["cpu"]
+        assert {said.lowering} == set(written) == {winner}
+        written.clear()
+        np.testing.assert_array_equal(f(x, y), 13)
+        assert written == []  # what was compiled is kept
+
+
+def test_a_line_that_does_not_fit_its_dot_is_not_obeyed(monkeypatch):
+    request = request_of(8, 21)
+    tuned.keep(request, tuned.device_kind("cpu"), "widened", 9.0)  # which computes in bfloat16
+    tuned.read_again()
+    assert choice.chosen(request, "cpu").source != f"tuned on {tuned.device_kind('cpu')}, jax {jax.__version__}"
+    x = jnp.full((8, 21), 1 + 2**-12)
+    got = jax.jit(lambda x: jbdot.contract("b k, b k -> b", x, x))(x)
+    np.testing.assert_allclose(got, 21 * (1 + 2**-12) ** 2, rtol=1e-6)
+    assert "widened" not in str(jbdot.explain("b k, b k -> b", (8, 21), (8, 21)).lowerings["cpu"])
+    monkeypatch.setattr(tuned, "choice", lambda *_: ("shifted", 9.0, "a file"))
+    small = Request((8, 4), (4, 8), "uint8", "uint8", (((1,), (0,)), ((), ())), "int32")
+    assert choice.chosen(small, "cpu").lowering == "shifted"
+    assert choice.chosen(small, "cuda").lowering != "shifted"  # it is not trusted there
+
+
+def test_no_file_of_this_host_is_asked_for_what_runs_elsewhere(monkeypatch):
+    request = request_of(8, 22)
+    tuned.keep(request, tuned.device_kind("cpu"), "unrolled", 9.0)
+    tuned.read_again()
+    assert choice.chosen(request, "cpu").source.startswith("tuned on")
+    assert not choice.chosen(request, "cpu", exported=True).source.startswith("tuned on")
+    shape = jax.ShapeDtypeStruct((8, 22), jnp.float32)
+    f = jax.jit(lambda x: jbdot.contract("b k, b k -> b", x, x))
+    written = steps(monkeypatch, "unrolled")
+    jax.export.export(f)(shape)
+    jax.export.export(f, platforms=("tpu", "cpu"))(shape)
+    assert written == []
+    f.lower(shape)
+    assert written == ["unrolled"]
+    for platform in ("tpu", "cuda", "rocm", "other"):
+        assert tuned.choice(request, platform) is None
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert tuned.choice(request, "cpu") is None
+    assert not jbdot.explain("b k, b k -> b", (8, 22), (8, 22)).lowerings["cpu"].source.startswith("tuned on")
 
 
 def test_any_function_and_shapes_alone_can_be_tuned():
@@ -82,12 +155,13 @@ def test_a_damaged_file_is_left_aside_with_a_warning(file):
     assert choice.chosen(request_of(8, 33), "cpu").gain == 3.0
     file.write_bytes(b"\xff\x00 nothing of the kind \n" * 3)
     with pytest.warns(UserWarning, match="3 damaged lines"):
-        assert choice.chosen(request, "cpu").gain != 2.0
+        assert tuned.read_again()
+    assert choice.chosen(request, "cpu").gain != 2.0
     file.unlink()
     file.mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        choice.chosen(request, "cpu")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        tuned.read_again()
+    assert choice.chosen(request, "cpu").gain != 2.0
 
 
 @pytest.mark.parametrize("value", ["off", "", "0"])
@@ -115,8 +189,7 @@ def test_several_processes_at_once(file):
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert len([line for line in file.read_text().splitlines() if line]) == 150
-    stamp = file.stat()
-    assert len(tuned._read(file, (stamp.st_mtime_ns, stamp.st_size))) == 50
+    assert len(tuned._read(file)) == 50
 
 
 def test_rounds_are_side_by_side():
