@@ -110,7 +110,7 @@ def test_8_bit_floats_are_rounded_once():
 @pytest.mark.parametrize(("dtype", "out"), [("float32", "int32"), ("bfloat16", "int32"), ("complex64", "float32")])
 @pytest.mark.parametrize("labels", ["bmk,bkn->bmn", "bk,bk->b"])
 def test_a_sum_of_another_kind_is_cut_at_the_end(labels, dtype, out):
-    """1.5 * 1.5 four times is 9; cut first it is 4. (1 + 2i)(1 + 2i) four times has the real part -12; cut first it is 4."""
+    """1.5 * 1.5 four times is 9, cut first 4; the real part of (1 + 2i) * (1 + 2i) four times is -12, cut first 4."""
     request, lhs, rhs = ask(labels, dtype, out, sizes={"b": 1 << 14, "m": 4, "n": 4, "k": 4})
     lhs, rhs = (jnp.full_like(x, 1 + 2j if "complex" in dtype else 1.5) for x in (lhs, rhs))
     assert candidates(request) == ["direct"]
