@@ -2,9 +2,10 @@
 
 Every combination of input shardings of a gemm and of a batch_dot on two mesh axes, with results given and free: both
 programs are compiled, and what each device sends, holds and computes is read off the compiled text. All is bfloat16,
-and sums are sent in bfloat16 as plain jit sends them. Rows are appended as they are compiled, in an order that is
-shuffled once; the same command goes on where it was stopped, for as long as `--seconds` says. Where a stored row's plan
-is no longer the plan, its half is compiled anew; `--fresh` compiles all, as after a step itself has changed.
+and the settings are the defaults: sums are sent in bfloat16, as plain jit sends them. Rows are appended as they are
+compiled, in an order that is shuffled once; the same command goes on where it was stopped, for as long as `--seconds`
+says. Where a stored row's plan is no longer the plan, its half is compiled anew; `--fresh` compiles all, as after a
+step itself has changed.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def plan_of(case: Case) -> jbdot.ShardingPlan:
     )
     out = None if case.out is None else mesh_axes.parse(case.out, mesh.shape)
     figures = hardware.of_topology(case.topology)
-    return jbdot.plan_sharding(case.text, *operands, out, sum_dtype="bfloat16", hardware=figures)
+    return jbdot.plan_sharding(case.text, *operands, out, hardware=figures)
 
 
 def row(case: Case, compiler: Compiler, known: Row | None = None) -> Row:
@@ -236,7 +237,8 @@ def report(found: list[Row], facts: Row) -> str:
         "# Plans against plain jit, by the TPU compiler",
         "",
         "Written by `python -m benchmarks.plans`. Bytes are those that each device sends, by the compiled text;",
-        f"nothing was run on a TPU. {', '.join(f'{name} {value}' for name, value in facts.items())}.",
+        "nothing was run on a TPU. bfloat16, default settings: sums are sent in bfloat16, as plain jit sends them.",
+        f"{', '.join(f'{name} {value}' for name, value in facts.items())}.",
         "",
         "| what | how many |",
         "|---|---|",

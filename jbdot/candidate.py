@@ -36,7 +36,7 @@ class Task:
         out: The sharding that the result is to have; None where that is open.
         shape: The result's.
         dtype: The result's, by name.
-        sum_dtype: What partial sums are kept in until they are complete.
+        sum_dtype: What partial sums are sent in, until they are complete.
         slow: Mesh axes that leave a slice or node.
         reduce: "all_reduce", "reduce_scatter" or "unreduced", where contracting labels are to stay where they are, and
             how their sums are to be completed; else None.

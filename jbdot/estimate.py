@@ -105,9 +105,7 @@ def _summed_whole(way: Candidate, task: Task) -> Candidate | None:
     rest = route(block, way.out.end.sharding)
     if rest is None:
         return None
-    cast = (Cast(task.dtype),) if way.out.start.dtype != task.dtype else ()
-    start = dataclasses.replace(rest.start, dtype=way.out.start.dtype)
-    return dataclasses.replace(way, out=Route(start, (*first, *cast, *rest.steps)))
+    return dataclasses.replace(way, out=Route(block, (*first, *rest.steps)))
 
 
 def estimated(way: Candidate, task: Task, links: Links) -> Estimate:

@@ -3,8 +3,11 @@
 import math
 from typing import TYPE_CHECKING, Final
 
+from jax import numpy as jnp
+
 from jbdot import mesh_axes
 from jbdot.candidate import Candidate
+from jbdot.collectives import AllReduce, ReduceScatter
 from jbdot.errors import array_text
 from jbdot.estimate import Estimate
 from jbdot.table import table
@@ -42,7 +45,11 @@ def parts(plan: "ShardingPlan") -> list[str | Rows]:
 
 
 def why(plan: "ShardingPlan") -> str:
-    """Why the winner is taken, as a sentence."""
+    """Why the winner is taken, and what its sums over devices are sent in, as sentences."""
+    return " ".join(filter(None, (_taken(plan), _sums(plan))))
+
+
+def _taken(plan: "ShardingPlan") -> str:
     if plan.is_plain:
         same = "nothing has to be sent" if not plan.sent else "operands are only gathered, as XLA does by itself"
         return f"Taken: plain jit, as {same}{_repeated(plan)}."
@@ -76,6 +83,42 @@ def _repeated(plan: "ShardingPlan") -> str:
 
 def _times(way: Candidate, plan: "ShardingPlan") -> str:
     return f"{way.flops / plan.winner.flops:.3g} times"
+
+
+def _sums(plan: "ShardingPlan") -> str:
+    """What floats that are added over devices are sent in, how precise that is, and what the other way would cost."""
+    narrow, wide = plan.task.dtype, plan.accumulated
+    out = plan.winner.out
+    sent = sum(
+        step.sent(block)
+        for step, block in zip(out.steps, out.blocks, strict=False)
+        if isinstance(step, (AllReduce, ReduceScatter))
+    )
+    if not sent or not jnp.issubdtype(narrow, jnp.floating):
+        return ""
+    used = plan.task.sum_dtype
+    head = f"Sums over devices are sent in {used}"
+    if used != narrow:
+        more = sent - sent * _size(narrow) // _size(used)
+        return (
+            f"{head}, by sum_dtype, and keep {_bits(used)} bits; {narrow}, as plain jit sends them, would keep "
+            f"{_bits(narrow)} bits, and send {bytes_text(abs(more))} {'less' if more >= 0 else 'more'}."
+        )
+    if wide == narrow:
+        return ""
+    more = sent * _size(wide) // _size(used) - sent
+    return (
+        f"{head}, as plain jit sends them: each is rounded to {_bits(used)} bits before it is added to others; "
+        f'sum_dtype="{wide}" would keep {_bits(wide)} bits, and send {bytes_text(more)} more.'
+    )
+
+
+def _size(dtype: str) -> int:
+    return jnp.dtype(dtype).itemsize
+
+
+def _bits(dtype: str) -> int:
+    return jnp.finfo(dtype).nmant + 1
 
 
 def candidates(plan: "ShardingPlan") -> Rows:

@@ -37,7 +37,10 @@ def fits(operand: Route, labels: tuple[str | None, ...], c: Contraction) -> bool
 def multiplied(
     route: Route, x: jax.Array, other: jax.Array, is_lhs: bool, out: Block, c: Contraction, dtype: Any, dot: Dot
 ) -> jax.Array:
-    """Multiplies one operand, on its way, with the other, which is there; gives a device's part of the result."""
+    """Multiplies one operand, on its way, with the other, which is there; gives a device's part of the result.
+
+    Terms are added in `dtype`.
+    """
     (axis,), block, whole = route.steps[-1].axes, route.blocks[-2], route.end
     x = Route(route.start, route.steps[:-1]).run(x)
     dim, position = block.at[axis]
@@ -46,6 +49,7 @@ def multiplied(
     size = block.mesh[axis]
     back = [(device, (device - 1) % size) for device in range(size)]
     is_free = label in c.out
+    dtype = out.dtype if is_free else dtype
     total = jnp.zeros(_split(out.local, c.out.index(label), parts) if is_free else out.local, dtype)
     for step in range(size):
         index = (at + step) % size

@@ -159,19 +159,23 @@ class ShardingPlan:
             is_lhs = way.ring == "lhs"
             moving, x = (way.lhs, lhs) if is_lhs else (way.rhs, rhs)
             other = way.rhs.run(rhs) if is_lhs else way.lhs.run(lhs)
-            made = ring.multiplied(moving, x, other, is_lhs, out, self.contraction, self.task.sum_dtype, dot)
+            made = ring.multiplied(moving, x, other, is_lhs, out, self.contraction, self.accumulated, dot)
             return way.out.run(made)
 
         return run
 
+    @functools.cached_property
+    def accumulated(self) -> str:
+        """What each device adds its own terms in: never fewer bits than `lax.dot_general` does."""
+        request = Planned(self.contraction).request(self.lhs, self.rhs, self.settings.precision, self.task.dtype)
+        return max(self.task.sum_dtype, request.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
+
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
-        """The contraction as one dot, which XLA partitions; in the dtype that sums over devices are kept in."""
+        """The contraction as one dot, which XLA partitions."""
         settings, planned = self.settings, Planned(self.contraction)
-        is_bool = self.out.dtype == jnp.bool_
-        dtype = self.out.dtype if is_bool else jnp.dtype(self.plain[0].out.start.dtype)
         explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
-        out = planned.run(lhs, rhs, settings.precision, dtype, sharding, settings.lowering).astype(self.out.dtype)
+        out = planned.run(lhs, rhs, settings.precision, self.out.dtype, sharding, settings.lowering)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
     @property
@@ -266,12 +270,13 @@ def plan_sharding(
         rhs: Likewise, on the same mesh.
         out: The result's PartitionSpec, or a map from its labels to mesh axes; None leaves it to the plan.
         reduce: How sums over a sharded contracting label are completed: "all_reduce" (every device along its mesh axes
-            gets them), "reduce_scatter" (each gets a part), or "unreduced": not at all, partial sums are left to JAX in
-            the dtype that they were accumulated in (on meshes with Explicit axes; without gradients). "forbid" refuses
-            every communication. None chooses.
+            gets them), "reduce_scatter" (each gets a part), or "unreduced": not at all, partial sums are left to JAX
+            (on meshes with Explicit axes; without gradients). "forbid" refuses every communication. None chooses.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
-        sum_dtype: What partial sums are sent in. By default what they were accumulated in: float32 for 16-bit floats.
+        sum_dtype: What partial sums are sent in. By default the result's dtype, as plain jit sends them: each device's
+            sum is accumulated as by `lax.dot_general`, and rounded before it is sent. "float32" keeps the sums of
+            16-bit floats as they were accumulated, at twice the bytes.
         hardware: Figures of the devices; by default those published for the mesh's `device_kind`.
         lowering: Of each device's own dot: "auto", "direct" or a name; None is "auto".
         redundant_compute: Whether several devices may do the same work. They do it only where that is expected to be
@@ -482,7 +487,7 @@ _KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # e
 
 
 def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int) -> str:
-    """What partial sums are kept in; integers wrap, so that their own dtype will do.
+    """What partial sums are sent in: the result's dtype, as plain jit sends them, where no other is asked for.
 
     Bools are added as counts of devices, in the smallest dtype that holds them.
 
@@ -501,9 +506,7 @@ def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int)
             given = 'reduce="unreduced"' if asked in (None, "bool") else f"sum_dtype={asked!r}"
             raise BadType("bools must be added as bools", given, "Leave it out, or convert an operand to integers")
         return next(name for name in ("uint8", "uint16", "uint32") if devices <= jnp.iinfo(name).max)
-    if asked is None:
-        return request.sum_dtype if jnp.issubdtype(out, jnp.inexact) else out.name
-    sums = jnp.dtype(asked)
+    sums = jnp.dtype(asked or out)
     if _kind(sums) != _kind(out) or _is_unsigned(sums) != _is_unsigned(out):
         raise BadType("sum_dtype must be of the result's kind", f"{sums.name} cannot hold sums of {out.name}")
     if jnp.issubdtype(out, jnp.integer) and jnp.iinfo(sums).bits < jnp.iinfo(out).bits:

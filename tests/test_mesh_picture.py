@@ -39,7 +39,9 @@ def planned(text, sizes, left, right, out=None, shapes=BIG, **options):
 
 PLANS = {
     "two all-to-alls": lambda: planned(BATCH, (4, 4), ((), (), XY), ((), XY, ()), (XY, (), ()), SQUARES),
-    "partial sums": lambda: planned(GEMM, (2, 4), ((), ("x",)), (("x",), ()), reduce="reduce_scatter"),
+    "partial sums": lambda: planned(
+        GEMM, (2, 4), ((), ("x",)), (("x",), ()), reduce="reduce_scatter", sum_dtype="float32"
+    ),
     "no step": lambda: planned(GEMM, (4, 4), (("x",), ()), ((), ("y",)), (("x",), ("y",))),
     "one mesh axis": lambda: planned(GEMM, (8,), (("x",), ()), ((), ("x",)), (("x",), ())),
     "three mesh axes": lambda: planned(GEMM, (2, 2, 4), (("x",), ("z",)), (("z", "y"), ()), (("x",), ("y",))),

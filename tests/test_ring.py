@@ -58,7 +58,7 @@ def test_a_ring_sends_what_a_gather_sends_and_holds_less():
     assert gathered.total_us == gathered.compute_us + gathered.communication_us
 
 
-def test_terms_are_added_in_the_sums_dtype(monkeypatch):
+def test_terms_are_added_in_what_a_dot_accumulates_in(monkeypatch):
     monkeypatch.setattr(ring, "LEAST", 0)
     on = mesh((8,))
     lhs = struct((8, 4096), "bfloat16", on, ((), ("x",)))

@@ -99,7 +99,7 @@ def test_one_contracting_axis_sharded():
 def test_both_contracting_axes_sharded_the_same():
     plan = planned(GEMM, V4, ((), ("x",)), (("x",), ()), reduce="all_reduce", **BIG)
     assert [step for step in moved(plan) if step[1] != "slice"] == [("out", "all-reduce")]
-    assert plan.sent == 2 * 8192 * 8192 // 4 * 4 * 3 // 4  # float32 sums, the other mesh axis shared out as well
+    assert plan.sent == 2 * 8192 * 8192 // 4 * 2 * 3 // 4  # bfloat16 sums, the other mesh axis shared out as well
     scattered = planned(GEMM, V4, ((), ("x",)), (("x",), ()), reduce="reduce_scatter", **BIG)
     assert ("out", "reduce-scatter") in moved(scattered)
 
@@ -118,13 +118,13 @@ def test_both_contracting_sharded_and_the_result_by_batch():
     for shape, least in (((4, 4), 15), ((4, 16), 60)):
         on = AbstractMesh(shape, ("x", "y"))
         size = (64, 1024, 1024)
-        plan = planned(BATCH, on, left, right, out, dtype="bfloat16", shapes=(size, size), sum_dtype="bfloat16")
+        plan = planned(BATCH, on, left, right, out, dtype="bfloat16", shapes=(size, size))
         assert moved(plan) == [("lhs", "all-to-all"), ("rhs", "all-to-all")]
         assert plan.sent * least <= plan.plain[0].sent
 
 
 def test_contracting_and_contracting_to_both_axes():
-    plan = planned(GEMM, V4, ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",)), sum_dtype="bfloat16", **BIG)
+    plan = planned(GEMM, V4, ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",)), **BIG)
     assert plan.sent * 4 <= plan.plain[0].sent
 
 
@@ -138,14 +138,12 @@ def test_repeated_work_is_said_and_can_be_forbidden():
     """Megatron's output projection: to gather both operands repeats the work of a whole mesh axis."""
     text, shapes = "b s g r k, g r k d -> b s d", ((16, 4096, 8, 4, 128), (8, 4, 128, 4096))
     ends = (("x",), (), ("y",), (), ()), (("y",), (), (), ()), (("x",), (), ())
-    plan = planned(text, V4, *ends, dtype="bfloat16", shapes=shapes, sum_dtype="bfloat16")
+    plan = planned(text, V4, *ends, dtype="bfloat16", shapes=shapes)
     assert plan.winner.flops == plan.task.flops // 16
     assert "sends 151 MB: b on x, lhs round a ring sends 126 MB, but has each device do 4 times the work." in plan.why
     assert all(
         way.flops == plan.winner.flops
-        for way, _ in planned(
-            text, V4, *ends, dtype="bfloat16", shapes=shapes, sum_dtype="bfloat16", redundant_compute=False
-        ).candidates
+        for way, _ in planned(text, V4, *ends, dtype="bfloat16", shapes=shapes, redundant_compute=False).candidates
     )
     small = planned(GEMM, V4, (("x",), ()), ((), ()), ((), ()), shapes=((64, 64), (64, 64)))
     assert "has each device do 4 times its share of the work, as plain jit does" in small.why
@@ -160,22 +158,50 @@ def test_forbid_takes_a_way_that_sends_nothing_where_there_is_one():
     assert plan.sent == 0
 
 
-def test_partial_sums_are_kept_in_what_they_were_added_in():
+@pytest.mark.parametrize(
+    ("dtype", "wanted", "sent"),
+    [
+        ("bfloat16", None, "bfloat16"),
+        ("bfloat16", "float32", "float32"),
+        ("float16", None, "float16"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("float8_e4m3fn", None, "float8_e4m3fn"),
+        ("int8", None, "int8"),
+        ("int8", "int32", "int32"),
+    ],
+)
+def test_partial_sums_are_sent_in_the_results_dtype_as_plain_jit_sends_them(dtype, wanted, sent):
+    """`test_witness` compiles plain jit and holds its sums against this."""
     left, right = ((), ("x", "y")), (("x", "y"), ())
-    wide = planned(GEMM, V4, left, right, reduce="reduce_scatter", **BIG)
-    narrow = planned(GEMM, V4, left, right, reduce="reduce_scatter", sum_dtype="bfloat16", **BIG)
-    assert wide.winner.out.start.dtype == "float32"
-    assert narrow.sent * 2 == wide.sent
+    asked = {"dtype": dtype, "shapes": BIG["shapes"], "preferred_element_type": wanted}
+    plan = planned(GEMM, V4, left, right, reduce="reduce_scatter", **asked)
+    assert plan.winner.out.start.dtype == sent
+    assert plan.plain[0].out.start.dtype == sent
+
+
+def test_wide_sums_cost_bytes_and_the_plan_says_so():
+    ends = ((), ("x",)), (("x",), ()), (("x",), ())
+    small = {"dtype": "bfloat16", "shapes": ((2048, 4096), (4096, 1024))}
+    on = AbstractMesh((4,), ("x",))
+    narrow, wide = planned(GEMM, on, *ends, **small), planned(GEMM, on, *ends, sum_dtype="float32", **small)
+    assert (narrow.sent, wide.sent) == (3145728, 6291456)
+    assert narrow.plain[0].sent == wide.plain[0].sent  # plain jit knows of no sum_dtype
+    assert "Sums over devices are sent in bfloat16, as plain jit sends them: each is rounded to 8 bits" in narrow.why
+    assert narrow.why.endswith('sum_dtype="float32" would keep 24 bits, and send 3.15 MB more.')
+    assert "Sums over devices are sent in float32, by sum_dtype, and keep 24 bits" in wide.why
+    assert wide.why.endswith("bfloat16, as plain jit sends them, would keep 8 bits, and send 3.15 MB less.")
+    assert "Sums" not in planned(GEMM, on, *ends, **{**small, "dtype": "float32"}).why
 
 
 def test_partial_sums_can_be_left_to_jax():
     on = mesh((2, 4), kind="Explicit")
     lhs = jax.device_put(integers((16, 32)), NamedSharding(on, P("x", "y"))).astype("bfloat16")
     rhs = jax.device_put(integers((32, 24), 1), NamedSharding(on, P("y"))).astype("bfloat16")
-    plan = plan_sharding(GEMM, lhs, rhs, reduce="unreduced", hardware=V5E)
+    assert plan_sharding(GEMM, lhs, rhs, reduce="unreduced", hardware=V5E).out.dtype == "bfloat16"  # as JAX leaves them
+    plan = plan_sharding(GEMM, lhs, rhs, reduce="unreduced", sum_dtype="float32", hardware=V5E)
     assert plan.sent == 0
     assert plan.spec.unreduced == {"y"}
-    assert plan.out.dtype == "float32"  # as they were accumulated
+    assert plan.out.dtype == "float32"
     assert "P('x', unreduced={'y'})" in str(plan)
     assert "sends less than" not in str(plan)  # nothing has to be sent
     with jax.set_mesh(on):
@@ -187,7 +213,7 @@ def test_partial_sums_can_be_left_to_jax():
         planned(GEMM, mesh((2, 4)), ((), ("x",)), (("x",), ()), reduce="unreduced")
 
 
-def test_a_sum_that_sixteen_bits_lose_is_right():
+def test_a_sum_that_sixteen_bits_lose_is_right_in_wide_sums():
     on = mesh((8,))
     lhs = jnp.ones((8, 4096), "bfloat16")
     plan = plan_sharding(
@@ -196,6 +222,7 @@ def test_a_sum_that_sixteen_bits_lose_is_right():
         jax.device_put(lhs.T + jnp.bfloat16(2**-7), NamedSharding(on, P("x"))),
         P(),
         reduce="all_reduce",
+        sum_dtype="float32",
         hardware=V5E,
     )
     got = plan(jax.device_put(lhs, plan.lhs.sharding), jax.device_put(lhs.T + jnp.bfloat16(2**-7), plan.rhs.sharding))
@@ -314,7 +341,7 @@ def test_one_device_and_axes_of_one_device():
 
 
 def test_what_is_printed():
-    plan = planned(GEMM, V4, ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",)), sum_dtype="bfloat16", **BIG)
+    plan = planned(GEMM, V4, ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",)), **BIG)
     text = str(plan)
     for part in (
         "x=4, y=4",

@@ -39,13 +39,33 @@ def test_a_program_of_explicit_collectives():
 @pytest.mark.parametrize("end", [P(("x", "y")), P(None, ("x", "y")), P("x")])
 def test_sums_are_scattered_and_not_reduced_and_sliced(end):
     tokens = array(P(("x", "y")), (4096, 1024))
-    plan = jbdot.plan_sharding(
-        "t d, t f -> d f", tokens, tokens, end, sum_dtype="bfloat16", hardware=known("TPU v5 lite")
-    )
+    plan = jbdot.plan_sharding("t d, t f -> d f", tokens, tokens, end, hardware=known("TPU v5 lite"))
     assert plan.winner.name == "t on x y"
     made = jbdot.compile_for("v5e:4x4", plan.local, tokens, tokens, out=plan.spec)
     assert {one.kind for one in made.collectives} <= {"reduce-scatter", "all-reduce"}
     assert made.bytes_sent == plan.sent
+
+
+@installed
+@pytest.mark.parametrize(
+    ("dtype", "wanted", "itemsize"), [("bfloat16", None, 2), ("bfloat16", "float32", 4), ("int8", None, 1)]
+)
+def test_plain_jit_sends_sums_in_the_results_dtype(dtype, wanted, itemsize):
+    """As a plan does by default."""
+    lhs, rhs = (
+        jax.ShapeDtypeStruct((512, 512), dtype, sharding=array(spec).sharding) for spec in (P(None, "x"), P("x"))
+    )
+    plan = jbdot.plan_sharding(
+        "m k, k n -> m n", lhs, rhs, P(), reduce="all_reduce", preferred_element_type=wanted, hardware=known("cpu")
+    )
+
+    def plain(x, y):
+        return jax.lax.dot(x, y, preferred_element_type=wanted)
+
+    made = jbdot.compile_for("v5e:4x4", plain, lhs, rhs, out=P())
+    assert [one.kind for one in made.collectives] == ["all-reduce"]
+    assert made.bytes_sent == 2 * 512 * 512 * itemsize * 3 // 4
+    assert plan.plain[0].out.start.dtype == plan.winner.out.start.dtype == (wanted or dtype)
 
 
 @installed
