@@ -176,6 +176,10 @@ def _unmixed(dot: Request, backend: str, dtype: str) -> str:
     """Of operands of one dtype, on a CPU or a GPU."""
     if _is_exact(dot):
         return _exact(dot.dtype)
+    if backend == "gpu" and "int" in dot.lhs_dtype:
+        return (
+            f"how a GPU's libraries sum products of {dot.lhs_dtype} to {dot.dtype}, and whether they do, is not known"
+        )
     narrow = dot.lhs_dtype in _HALF or _is_float8(dot.lhs_dtype)
     if backend == "gpu" and _is_summed(dot):
         if narrow and dot.dtype != "float32":

@@ -114,6 +114,7 @@ VECTORS = "products and sums in float32, without the matrix unit; precision chan
         (Dot(VECTOR, "int8", "bfloat16", "int32"), "tpu", "int8 and bfloat16 are made int32 first, which cuts"),
         (Dot(VECTOR, "float32", out="int32"), "tpu", "products and sums in float32; the sum is cut to a whole number"),
         (Dot(VECTOR, "float32", out="int32"), "gpu", "precision changes nothing; the sum is cut to a whole number"),
+        (Dot(MATRICES, "int8", out="float32"), "gpu", "how a GPU's libraries sum products of int8 to float32"),
         (Dot(MATRICES, "int32", "float32"), "tpu", "how many bits of int32 count is not known"),
         (Dot(MATRICES, "float32"), "gpu", "TF32"),
         (Dot(MATRICES, "float32", precision=lax.Precision.HIGHEST), "gpu", "products and sums in float32"),
