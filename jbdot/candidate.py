@@ -131,13 +131,13 @@ class Leg(NamedTuple):
     Attributes:
         bytes: That a device has of it while it multiplies.
         sent: By each device at least.
-        count: Collectives that it needs at least.
+        steps: Collectives that it needs at least.
         along: The mesh axes that these run along.
     """
 
     bytes: int
     sent: int
-    count: int
+    steps: int
     along: frozenset[str]
 
 

@@ -237,8 +237,12 @@ def _devices(topology: str, num_slices: int) -> list[Any]:
     options = {**_CONFIGS.get(kind, {}), **({"num_slices": num_slices} if num_slices > 1 else {})}
     try:
         return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
-    except Exception as error:
-        raise BadValue("there must be such a topology", str(error), "v5e:4x4 is one") from None
+    except Exception:  # with a status of XLA's in capitals, and a rule of it that names neither kind nor sizes
+        raise BadValue(
+            "there must be such a topology",
+            f"the TPU compiler knows no {topology!r}",
+            "Name v4, v5e, v5p, v6e or tpu7x, and how many chips it has along each dimension, such as v5e:4x4",
+        ) from None
 
 
 def _mesh(devices: list[Any], names: tuple[str, ...], sizes: tuple[int, ...], num_slices: int) -> tuple[Mesh, str]:

@@ -152,26 +152,31 @@ _TOPOLOGIES: Final = {
     "tpu7x": "TPU7x",
     "h100": "NVIDIA H100 80GB HBM3",
 }
+_SHORT: Final = {**_TOPOLOGIES, "a100": "NVIDIA A100-SXM4-80GB", "h200": "NVIDIA H200", "b200": "NVIDIA B200"}
 
 
 @functools.cache
 def known(device_kind: str) -> Hardware:
-    """The published figures for a `device_kind`, whole chips where a chip can be one device.
+    """The published figures for a `device_kind`, or for a short name such as "v5e" or "h100".
+
+    They are those of whole chips where a chip can be one device.
 
     Raises:
         ValueError: None are known.
 
     Example:
         >>> from jbdot.hardware import known
-        >>> known("NVIDIA H100 80GB HBM3").name
-        'NVIDIA H100 SXM'
+        >>> known("NVIDIA H100 80GB HBM3").name, known("v5e").name
+        ('NVIDIA H100 SXM', 'TPU v5e')
     """
+    kind = _SHORT.get(str(device_kind).lower(), device_kind)
     for hardware in KNOWN:
-        if device_kind in hardware.kinds:
+        if kind in hardware.kinds:
             return hardware
     raise BadValue(
         "the device must be of a kind whose figures are known",
-        f"{device_kind!r} is none of {', '.join(repr(kind) for hardware in KNOWN for kind in hardware.kinds)}",
+        f"{device_kind!r} is none of {', '.join(repr(kind) for hardware in KNOWN for kind in hardware.kinds)}, "
+        f"or in short {', '.join(_SHORT)}",
         "Give a profile as hardware=: a jbdot.hardware.Hardware of your own, dataclasses.replace(known(...), ...) of a "
         "similar one, or what jbdot.hardware.profile(mesh) measures",
     )

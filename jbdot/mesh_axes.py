@@ -28,7 +28,10 @@ def read(spec: Any, ndim: int, mesh: Mapping[str, int], name: str) -> Sharding:
     if len(spec) > ndim:
         raise BadValue(f"the PartitionSpec of {name} must not be longer than its rank", f"{spec} for rank {ndim}")
     if getattr(spec, "unreduced", None):
-        raise BadValue(f"the PartitionSpec of {name} must hold complete sums", f"{spec}", "Reduce it with jax.reshard")
+        remedy = "Reduce it with jax.reshard"
+        if name == "out":
+            remedy = 'Leave unreduced= out of it, and give reduce="unreduced"'
+        raise BadValue(f"the PartitionSpec of {name} must hold complete sums", code(spec), remedy)
     if any(entry is PartitionSpec.UNCONSTRAINED for entry in spec):
         raise BadValue(f"the PartitionSpec of {name} must leave no axis unconstrained", str(spec))
     found = tuple(_axes(entry) for entry in spec) + ((),) * (ndim - len(spec))

@@ -126,7 +126,7 @@ class Search:
 
     def _bound(self, draft: Draft) -> Bound:
         compute = self.links.hardware.compute_us(draft.flops, self.ways.task.lhs.dtype, draft.touched)
-        moving = (self.links.least_us(leg.sent, leg.count, leg.along) for leg in draft.legs)
+        moving = (self.links.least_us(leg.sent, leg.steps, leg.along) for leg in draft.legs)
         return Bound(draft, None, tuple(leg.sent for leg in draft.legs), (*moving, compute))
 
     def _closer(self, bound: Bound) -> Iterator[Bound]:

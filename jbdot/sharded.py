@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jbdot import front_door, mesh_axes
 from jbdot.block import Sharding
+from jbdot.contract import contract
 from jbdot.contraction import Contraction
-from jbdot.errors import BadValue, Refusal
+from jbdot.errors import BadType, BadValue, Refusal
 from jbdot.hardware import Hardware
 from jbdot.labels import Labels
 from jbdot.planned import Entry, Planned
@@ -24,9 +25,18 @@ _KEPT = 1024  # plans, each with its compiled function
 class Sharded:
     """A front door whose calls are planned over the mesh of their operands. Made by `sharded`."""
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        self._function, self._options = function, options
-        functools.update_wrapper(self, function)
+    def __init__(self, function: Callable[..., Any] | Contraction | str, **options: Any) -> None:
+        is_labels = isinstance(function, (Contraction, str))
+        self._function, self._first = (contract, (function,)) if is_labels else (function, ())
+        self._options = options
+        if self._function not in front_door.PLANNERS:
+            names = [front_door.public_name(door) for door in front_door.PLANNERS if not isinstance(door, type)]
+            raise BadType(
+                "function must be a front door of jbdot, a Contraction or its string",
+                f"got {getattr(function, '__name__', function)!r}",
+                f"They are {', '.join(names)}",
+            ).told("sharded", "")
+        functools.update_wrapper(self, self._function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
         """Plans the call, once for each kind of call, and runs it."""
@@ -44,7 +54,7 @@ class Sharded:
         out = settings.pop("out_sharding", None) or self._options["out"]
         function = self._function
         try:
-            lhs, rhs, arguments = front_door.bound(function, args, kwargs)
+            lhs, rhs, arguments = front_door.bound(function, (*self._first, *args), kwargs)
         except Refusal as refusal:
             raise refusal.told(front_door.public_name(function), f"{len(args)} arguments") from None
         try:
@@ -83,12 +93,12 @@ class Sharded:
 
 
 def sharded(
-    function: Callable[..., Any],
+    function: Callable[..., Any] | Contraction | str,
     out: PartitionSpec | Mapping[str, Any] | None = None,
     *,
     reduce: str | None = None,
     sum_dtype: Any = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware | str | None = None,
     mesh: Any = None,
     lhs: PartitionSpec | None = None,
     rhs: PartitionSpec | None = None,
@@ -97,7 +107,7 @@ def sharded(
     """Makes of a front door one that plans its calls over the mesh that the operands are on.
 
     Args:
-        function: A front door, such as `jbdot.batch_dot`.
+        function: A front door, such as `jbdot.batch_dot`; a `Contraction` or its string.
         out: The result's PartitionSpec, or a map from its labels to mesh axes; None leaves it to the plan.
         reduce: As in `plan_sharding`.
         sum_dtype: As in `plan_sharding`.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jax
 from jax import numpy as jnp
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jbdot import mark, mesh_axes, plan_text, ring
 from jbdot.block import Block, MeshAxes, Sharding
@@ -21,7 +21,7 @@ from jbdot.candidate import Candidate, Task, Ways
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal, array_text
 from jbdot.estimate import Estimate, chosen
-from jbdot.hardware import Hardware
+from jbdot.hardware import Hardware, known
 from jbdot.links import Links
 from jbdot.plan_text import bytes_text
 from jbdot.planned import Planned, canonical
@@ -258,7 +258,7 @@ def plan_sharding(
     precision: Any = None,
     preferred_element_type: Any = None,
     sum_dtype: Any = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware | str | None = None,
     lowering: str | None = None,
     redundant_compute: bool = True,
 ) -> ShardingPlan:
@@ -277,7 +277,8 @@ def plan_sharding(
         sum_dtype: What partial sums are sent in. By default the result's dtype, as plain jit sends them: each device's
             sum is accumulated as by `lax.dot_general`, and rounded before it is sent. "float32" keeps the sums of
             16-bit floats as they were accumulated, at twice the bytes.
-        hardware: Figures of the devices; by default those published for the mesh's `device_kind`.
+        hardware: Figures of the devices, or a name that `hardware.known` knows, such as "v5e"; by default those that
+            are published for the mesh's `device_kind`.
         lowering: Of each device's own dot: "auto", "direct" or a name; None is "auto".
         redundant_compute: Whether several devices may do the same work. They do it only where that is expected to be
             faster by a fifth than every way in which each does its own part, and the plan says so. False forbids it.
@@ -318,11 +319,14 @@ def plan_sharding(
             raise BadValue("reduce must be one of " + ", ".join(map(repr, REDUCE)), f"got {reduce!r}")
         if not isinstance(contraction, Contraction):
             contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
+        figures: Any = known(hardware) if isinstance(hardware, str) else hardware
+        if not isinstance(figures, (Hardware, type(None))):
+            raise BadType("hardware must be a jbdot.hardware.Hardware, or a name", f"got a {type(figures).__name__}")
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
         settings = Settings(precision, names[0], names[1], reduce, lowering, redundant_compute)
         end = _end(out, contraction, mesh)
-        return _plan(contraction, lhs, rhs, mesh, end, hardware, settings)
+        return _plan(contraction, lhs, rhs, mesh, end, figures, settings)
     except Refusal as refusal:
         raise refusal.told("plan_sharding", call) from None
 
@@ -454,11 +458,18 @@ def _check_operand(name: str, x: Any, planned: jax.ShapeDtypeStruct) -> None:
         raise BadValue(
             "operands must be as they were planned for", f"got {array_text(name, x.shape, x.dtype)}, planned {asked}"
         )
+    if not isinstance(x, Tracer) and isinstance(planned.sharding.mesh, AbstractMesh):
+        raise BadValue(
+            "a plan that is run must be for a mesh of devices",
+            f"{name} is given to a plan for an abstract mesh",
+            "Plan with the arrays themselves, or for a mesh that jax.make_mesh gives",
+        )
     if _is_elsewhere(x, planned.sharding):
-        at = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+        at = jax.typeof(x).sharding if isinstance(x, Tracer) else getattr(x, "sharding", None)
+        where = f"at {mesh_axes.code(at.spec)}" if isinstance(at, NamedSharding) else "on no mesh"
         raise BadValue(
             "operands must be where they were planned for",
-            f"{name} is at {mesh_axes.code(at.spec)}, planned {asked}",
+            f"{name} is {where}, planned {asked}",
             "Plan with the arrays themselves, or move them with jax.device_put or jax.reshard first",
         )
 
@@ -467,7 +478,9 @@ def _is_elsewhere(x: Any, planned: Any) -> bool:
     """Whether an array is on a mesh in another way than planned for; of traced ones on Auto axes nothing is known."""
     if isinstance(x, Tracer):
         return bool(mesh_axes.explicit(planned.mesh)) and not mesh_axes.is_at(jax.typeof(x).sharding, planned, x.ndim)
-    return isinstance(getattr(x, "sharding", None), NamedSharding) and not x.sharding.is_equivalent_to(planned, x.ndim)
+    if not isinstance(getattr(x, "sharding", None), NamedSharding):
+        return bool(mesh_axes.explicit(planned.mesh))  # on Auto axes what is nowhere is placed, as by jax.jit
+    return not x.sharding.is_equivalent_to(planned, x.ndim)
 
 
 def _placed(name: str, x: Any, mesh: Any) -> jax.ShapeDtypeStruct:

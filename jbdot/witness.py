@@ -15,7 +15,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -128,6 +128,8 @@ class Compiler:
         ImportError: The compiler is not installed, or another version of it than this jaxlib needs.
     """
 
+    _name: ClassVar[str] = "witness.Compiler"  # at the head of what it raises
+
     def __init__(self, topology: str, num_slices: int = 1, timeout_s: float = 300.0) -> None:
         self.topology, self.num_slices, self.timeout_s = topology, num_slices, timeout_s
         self.platform = "cuda" if topology.startswith("h100") else "tpu"
@@ -135,7 +137,7 @@ class Compiler:
         try:
             self.versions = _versions(self.platform)
         except Refusal as refusal:
-            raise refusal.told("witness.Compiler", self._call) from None
+            raise refusal.told(self._name, self._call) from None
 
     def compile(self, function: Callable[..., Any], *args: Any, out: Any = None) -> Compiled:
         """Compiles `jax.jit(function)` for arguments that say where they are.
@@ -168,9 +170,13 @@ class Compiler:
         try:
             answer = child(self.platform, os.getpid()).ask(task, self.timeout_s)
         except Refusal as refusal:
-            raise refusal.told("witness.Compiler", self._call) from None
+            raise refusal.told(self._name, self._call) from None
         specs = jax.tree.unflatten(structure, answer.pop("out"))
         return Compiled(topology=self.topology, versions=self.versions, out=specs, **answer)
+
+
+class _Once(Compiler):
+    _name = "compile_for"
 
 
 def compile_for(
@@ -206,7 +212,7 @@ def compile_for(
         >>> rows = jax.ShapeDtypeStruct((8192, 8192), "bfloat16", sharding=NamedSharding(mesh, PartitionSpec("x")))
         >>> print(compile_for("v5e:4x4", jnp.matmul, rows, rows))  # doctest: +SKIP
     """
-    return Compiler(topology, num_slices, timeout_s).compile(function, *args, out=out)
+    return _Once(topology, num_slices, timeout_s).compile(function, *args, out=out)
 
 
 def _merged(found: Iterable[hlo.Collective]) -> Iterator[str]:

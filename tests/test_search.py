@@ -67,7 +67,7 @@ def test_no_way_costs_less_than_its_bounds(seed):
         for way in ways.of(draft):
             for (name, side), leg in zip(way.ways, draft.legs, strict=True):
                 assert side.sent >= leg.sent, (way.name, name)
-                assert collectives(side) >= leg.count, (way.name, name)
+                assert collectives(side) >= leg.steps, (way.name, name)
             assert way.sent >= least[0], way.name
             assert estimated(way, task, links).total_us >= least[1] * (1 - 1e-9), way.name
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from meshes import integers, mesh, struct
 
@@ -78,3 +78,16 @@ def test_refusals_are_the_front_doors_own():
         sharded(jbdot.tensorflow.einsum)("ij,jk->k", x[:, :, 0], jnp.ones((8, 4)))
     with pytest.raises(TypeError, match="the call must fit"):
         sharded(jbdot.batch_dot)(x)
+
+
+def test_labels_are_a_front_door_and_other_functions_are_refused_at_once():
+    on = AbstractMesh((4,), ("x",))
+    x = jax.ShapeDtypeStruct((8, 16), "float32", sharding=NamedSharding(on, P("x")))
+    y = jax.ShapeDtypeStruct((16, 8), "float32", sharding=NamedSharding(on, P()))
+    plan = sharded("m k, k n -> m n", hardware="v5e").plan(x, y)
+    assert str(plan.contraction) == "m k, k n -> m n"
+    assert plan == sharded(plan.contraction, hardware="v5e").plan(x, y)
+    with pytest.raises(
+        TypeError, match=r"sharded: function must be a front door .*'matmul'\. They are .*keras.batch_dot"
+    ):
+        sharded(jnp.matmul)

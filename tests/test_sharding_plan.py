@@ -363,6 +363,12 @@ def test_what_is_printed():
         ({"reduce": "forbid"}, 'reduce="forbid" allows no communication: the best way sends, for each device, out'),
         ({"out": P("x", "y", "x")}, "must not be longer than its rank"),
         ({"out": P("x", "x")}, "a mesh axis must cut one axis of an array only"),
+        (
+            {"out": P("x", unreduced={"y"})},
+            'must hold complete sums: .*Leave .* out of it, and give reduce="unreduced"',
+        ),
+        ({"hardware": 5}, "hardware must be a jbdot.hardware.Hardware, or a name: got a int"),
+        ({"hardware": "TPU v99"}, "the device must be of a kind whose figures are known: 'TPU v99'"),
         ({"out": P("w")}, "a PartitionSpec must name axes of the mesh: 'w' of out, and the mesh has x=4, y=4"),
         ({"out": {"q": "x"}}, "a label that is placed must be one of the result's: 'q'"),
         ({"out": P(P.UNCONSTRAINED)}, "must leave no axis unconstrained"),
@@ -390,6 +396,28 @@ def test_what_is_refused(change, said):
     }
     with pytest.raises((TypeError, ValueError), match="plan_sharding: .*" + said.replace("(", r"\(")):
         plan_sharding(**arguments)
+
+
+def test_hardware_has_names():
+    arguments = GEMM, struct((64, 64), "float32", V4, ((), ("x",))), struct((64, 64), "float32", V4, (("x",), ()))
+    for name in ("v5e", "TPU v5e", "TPU v5 lite"):
+        assert plan_sharding(*arguments, hardware=name).hardware is V5E
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_operands_that_are_nowhere_are_refused_where_jax_cannot_place_them(kind):
+    kinds = (getattr(jax.sharding.AxisType, kind),) * 2
+    lhs, rhs = (integers(shape) for shape in SHAPES[GEMM])
+    ends = (("x",), ()), ((), ("y",))
+    abstract = planned(GEMM, AbstractMesh((2, 4), ("x", "y"), axis_types=kinds), *ends)
+    with pytest.raises(ValueError, match="a plan that is run must be for a mesh of devices: lhs is given to a plan"):
+        abstract(lhs, rhs)
+    plan = planned(GEMM, mesh((2, 4), kind=kind), *ends)
+    if kind == "Auto":
+        np.testing.assert_array_equal(plan(lhs, rhs), lhs @ rhs)
+        return
+    with pytest.raises(ValueError, match=r"lhs is on no mesh, planned lhs float32\[16,32\] P\('x'\)"):
+        plan(lhs, jnp.asarray(rhs))
 
 
 def test_operands_that_are_elsewhere_are_refused():
