@@ -101,9 +101,10 @@ def batch_dot(
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands.
 
-    `out[b,h,m,n] = sum_k x[b,h,m,k] * y[b,h,k,n]`. An operand of lower rank gets unit axes at
-    its end, which the result loses again. Two operands of rank 2 are multiplied elementwise,
-    broadcasting, and summed along `axes[1]`: `out[b,0] = sum_k x[b,k] * y[b,k]`.
+    `out[b,h,m,n] = sum_k x[b,h,m,k] * y[b,h,k,n]`. The operand of lower rank is padded
+    with axes of size 1 at its end, which are taken out of the result again. Two operands of rank
+    2 are multiplied elementwise, broadcasting, and summed along `axes[1]`:
+    `out[b,0] = sum_k x[b,k] * y[b,k]`.
 
     Args:
         x: Array of rank 2 or more.
