@@ -106,6 +106,7 @@ class Links:
         """The least time that sending so many bytes takes, by so many collectives along some of these axes.
 
         Example:
+            >>> from jbdot.links import Links
             >>> from jbdot.hardware import known
             >>> links = Links.of({"x": 4, "y": 4}, known("TPU v5 lite"))
             >>> links.least_us(1e6, 1, "x") <= links.time_us("all-gather", 1e6, "x")
