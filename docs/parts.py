@@ -28,8 +28,9 @@ FORMAT = (ROOT / "tests" / "data" / "conformance" / "README.md").read_text()
 
 
 def readme(heading: str) -> str:
-    """A section of README, without its heading."""
-    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0].strip()
+    """A section of README, without its heading, for a page in a folder: its links to pages lead there from it."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0].strip()
+    return section.replace("](docs/pages/", "](../")
 
 
 def readme_table(heading: str) -> str:
