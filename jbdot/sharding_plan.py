@@ -151,7 +151,9 @@ class ShardingPlan:
         def dot(lhs: jax.Array, rhs: jax.Array, dtype: Any) -> jax.Array:
             wanted = jnp.dtype(dtype)
             made = wanted if self.out.dtype != jnp.bool_ else self.out.dtype  # a dot of bools counts nothing
-            return planned.run(lhs, rhs, settings.precision, made, None, settings.lowering).astype(wanted)
+            made = None if made == planned.out_dtype(lhs.dtype, rhs.dtype) else made  # asked for, 64 bits are narrowed
+            out = planned.run(lhs, rhs, settings.precision, made, None, settings.lowering)
+            return out if out.dtype == wanted else out.astype(wanted)
 
         def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
             if way.ring is None:
@@ -175,7 +177,8 @@ class ShardingPlan:
         settings, planned = self.settings, Planned(self.contraction)
         explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
-        out = planned.run(lhs, rhs, settings.precision, self.out.dtype, sharding, settings.lowering)
+        made = None if self.out.dtype == planned.out_dtype(lhs.dtype, rhs.dtype) else self.out.dtype
+        out = planned.run(lhs, rhs, settings.precision, made, sharding, settings.lowering)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
     @property

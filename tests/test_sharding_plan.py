@@ -432,3 +432,15 @@ def test_operands_that_are_elsewhere_are_refused():
         plan(lhs[:8], rhs)
     with pytest.raises(TypeError, match="lhs must be an array: got a list"):
         plan([1.0], rhs)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "complex128"])
+def test_64_bit_arrays_keep_their_dtype_with_x64_off(dtype):
+    on = mesh((4,), ("x",))
+    with jax.enable_x64(True):
+        whole = jnp.full((8, 8), 3, dtype)
+    x, y = (jax.device_put(whole, NamedSharding(on, spec)) for spec in (P(None, "x"), P("x")))
+    for out in (P(), P("x")):
+        plan = plan_sharding("m k, k n -> m n", x, y, out)
+        assert plan.out.dtype == plan(x, y).dtype == dtype
+        np.testing.assert_array_equal(plan(x, y), np.full((8, 8), 72))
