@@ -7,7 +7,7 @@ a permutation all of it. A slice sends nothing.
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.block import Block, Factor, MeshAxes, reshaped
+
+
+SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of
 
 
 class Step(Protocol):
@@ -183,19 +186,22 @@ class ReduceScatter:
         return found
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
-        """Scatters along the axis where the parts are neighbours, else, and along the first, along new ones.
+        """Puts the parts in front, and scatters along them; where that is not kept, sends each its way and adds.
 
-        Along the first axis the TPU compiler would move some parts once more, by permutations.
+        The TPU compiler makes all-reduces of scatters along other axes if parts are narrow, or if the dot or another
+        collective is turned along with them: a barrier keeps those apart. Of dtypes that it never scatters the parts
+        are exchanged, which sends as much, and added by the device that they are for.
         """
         after, block = self.after(block), block.prepared(self.dim, self.axes)
-        if self.dim and len(self.axes) == 1 and _neighbours(after, self.axes) == self.dim:
-            return lax.psum_scatter(x, self.axes, scatter_dimension=self.dim, tiled=True)
-        x, left = reshaped(x, block.view), list(range(len(block.view)))
+        places = [block.place(axis, self.dim) for axis, _ in self.turns(block)]
+        x = jnp.moveaxis(reshaped(x, block.view), places, range(len(places)))
+        x = lax.optimization_barrier(reshaped(x, (*x.shape[: len(places)], *after.local)))
         for axis, _ in self.turns(block):
-            place = left.index(block.place(axis, self.dim))
-            x = lax.psum_scatter(x, axis, scatter_dimension=place, tiled=False)
-            left.pop(place)
-        return reshaped(x, after.local)
+            if x.dtype in SCATTERED:
+                x = lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
+            else:
+                x = jnp.sum(lax.all_to_all(x, axis, 0, 0, tiled=True), axis=0, dtype=x.dtype)
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,9 +221,9 @@ class AllReduce:
         return 2 * block.bytes * (p - 1) // p
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
-        """Adds."""
+        """Adds; a barrier keeps the TPU compiler from doing so before a scatter that comes first."""
         del block
-        return lax.psum(x, self.axes)
+        return lax.psum(lax.optimization_barrier(x), self.axes)
 
 
 @dataclasses.dataclass(frozen=True)

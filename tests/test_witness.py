@@ -48,6 +48,29 @@ def test_sums_are_scattered_and_not_reduced_and_sliced(end):
 
 @installed
 @pytest.mark.parametrize(
+    ("dtype", "shape", "specs", "name"),
+    [
+        ("bfloat16", (2048, 4096, 1024), (P(("x", "y")), P("x", "y"), P("y", "x")), "k on x y"),
+        ("bfloat16", (2048, 4096, 1024), (P(("x", "y")), P("x", "y"), P("y", "x")), "n on y, k on x"),
+        ("bfloat16", (256, 2048, 256), (P(("x", "y")), P("y"), P(None, "y")), "k on y x"),  # narrow parts
+        ("int8", (512, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),  # of which the compiler scatters no sums
+        ("float16", (512, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),
+    ],
+)
+def test_a_scatter_stays_one(dtype, shape, specs, name):
+    """The compiler makes an all-reduce, twice the bytes, of a scatter that is said in another way."""
+    on, (m, k, n), (left, right, end) = AbstractMesh((4, 2), ("x", "y")), shape, specs
+    lhs, rhs = (
+        jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(on, spec))
+        for size, spec in (((m, k), left), ((k, n), right))
+    )
+    plan = jbdot.plan_sharding("m k, k n -> m n", lhs, rhs, end, hardware=known("TPU v5 lite"))
+    (way, *_) = (way for way in plan.same_result if way.name == name)
+    assert jbdot.compile_for("v5e:2x4", plan.by_way(way), lhs, rhs, out=plan.spec).bytes_sent == way.sent
+
+
+@installed
+@pytest.mark.parametrize(
     ("dtype", "wanted", "itemsize"), [("bfloat16", None, 2), ("bfloat16", "float32", 4), ("int8", None, 1)]
 )
 def test_plain_jit_sends_sums_in_the_results_dtype(dtype, wanted, itemsize):
