@@ -72,6 +72,16 @@ def cases() -> list[Case]:
     return [*named(), *found]
 
 
+def drawn(seed: int, count: int) -> list[Case]:
+    """Cases that are drawn at random, each with one result."""
+    draw, found = random.Random(seed), list[Case]()
+    while len(found) < count:
+        topology, text = draw.choice(list(TOPOLOGIES)), draw.choice(list(TEXTS))
+        lhs, rhs, out = (draw.choice(specs(len(x))) for x in dataclasses.astuple(Contraction.parse(text))[:3])
+        found.append(Case(topology, text, lhs, rhs, draw.choice((None, out))))
+    return found
+
+
 def named() -> list[Case]:
     """The cases that a promise names, on every topology."""
     gemm, batched = TEXTS
@@ -200,6 +210,7 @@ def summary(found: list[Row]) -> list[tuple[str, str]]:
     exact = [one for one in spread if abs(one["plan"]["sent"] - one["counted"]) <= 0.01 * one["counted"]]
     traded = [one for one in whole if not _less(*_sent(one)) and one["trades"]]
     twice = f"{sum(map(twice_the_work, opened))} of {len(opened)}; plain jit: {sum(map(_redundant, opened))}"
+    guessed = [_over(one["plain_expected"], one["plain"]["sent"]) for one in whole]
     near = sum(one["plan"]["sent"] <= BOUND * one["bound"] + 1024 for one in whole)
     return [
         ("combinations compiled", f"{len(whole)} of {len(found)} asked"),
@@ -210,6 +221,10 @@ def summary(found: list[Row]) -> list[tuple[str, str]]:
         ("the plan needs over 10 % more temporary memory", str(sum(map(more_room, whole)))),
         ("open results for which devices do one another's work", twice),
         ("the plan sends at most twice the lower bound", f"{near} of {len(whole)}"),
+        (
+            "plain jit's bytes are estimated within 10 %, within a factor of two",
+            f"{sum(over <= 1.1 for over in guessed)}, {sum(over <= 2 for over in guessed)} of {len(whole)}",
+        ),
         ("model and compiler agree which sends less", f"{len(agrees)} of {len(spread)}"),
     ]
 
@@ -224,6 +239,11 @@ def _less(plan: int, plain: int) -> bool:
 
 def _redundant(one: Row) -> bool:
     return one["out"] is None and twice_the_work({**one, "plan": one["plain"]})
+
+
+def _over(one: int, other: int) -> float:
+    """By which factor the larger is over the smaller."""
+    return max(one, other, 1) / max(1, min(one, other))
 
 
 def _mean(values: list[float]) -> str:
@@ -286,8 +306,11 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=320, help="compile so many of all (%(default)s)")
     parser.add_argument("--topologies", nargs="+", choices=TOPOLOGIES, default=list(TOPOLOGIES))
     parser.add_argument("--fresh", action="store_true", help="start over, instead of going on")
+    parser.add_argument("--random", action="store_true", help="other cases, drawn at random, into a file of their own")
+    parser.add_argument("--seed", type=int, default=0, help="of --random (%(default)s)")
     options = parser.parse_args()
-    path = RESULTS / f"plans-jax-{jax.__version__}.jsonl"
+    name = f"plans-random-{options.seed}" if options.random else "plans"
+    path = RESULTS / f"{name}-jax-{jax.__version__}.jsonl"
     if options.fresh:
         path.unlink(missing_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
@@ -295,7 +318,8 @@ def main() -> int:
     end = time.monotonic() + options.seconds
     console = rich.console.Console(stderr=True)
     compilers = {topology: Compiler(topology) for topology in options.topologies}
-    asked = [case for case in cases() if case.topology in options.topologies][: options.cases]
+    every = drawn(options.seed, options.cases) if options.random else cases()
+    asked = [case for case in every if case.topology in options.topologies][: options.cases]
     with rich.progress.Progress(console=console) as bar, path.open("a") as file:
         for case in bar.track(asked, description="compiling"):
             if time.monotonic() > end:

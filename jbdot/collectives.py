@@ -16,7 +16,6 @@ from jax import numpy as jnp
 
 from jbdot.block import Block, Factor, MeshAxes, reshaped
 
-
 SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of
 
 

@@ -7,9 +7,11 @@ import dataclasses
 import itertools
 from typing import Final
 
+from jax import numpy as jnp
+
 from jbdot.block import Block
 from jbdot.candidate import Candidate, Draft, Task, Ways
-from jbdot.collectives import AllGather, AllReduce, Cast, ReduceScatter, Slice, Step
+from jbdot.collectives import SCATTERED, AllGather, AllReduce, Cast, ReduceScatter, Slice, Step
 from jbdot.links import Links
 from jbdot.route import Route, route
 
@@ -59,9 +61,10 @@ def chosen(found: list[Weighed], ways: Ways, links: Links) -> tuple[list[Weighed
 def plain_jit(found: list[Weighed], ways: Ways, links: Links) -> Weighed:
     """What XLA is expected to do by itself for the sharding of the best way's result: a model, not a promise.
 
-    It moves operands as little as it can, by gathering them; adds partial sums whole; and only then keeps its part. It
-    neither scatters sums nor sends operands from one label to another. What it gathers it overlaps with the dot; what
-    it sends of the result comes after.
+    It moves operands as little as it can, by gathering them; adds partial sums whole, in the result's dtype, and only
+    then keeps its part, but scatters what is added along one mesh axis. Held against XLA's TPU compiler that is rough:
+    XLA also permutes operands, and groups devices in other ways (`benchmarks.plans` counts how near it comes). What it
+    gathers it overlaps with the dot; what it sends of the result comes after.
     """
     task = ways.task
     way = min(_simple(found[0][0], ways), key=_moved, default=found[0][0])
@@ -97,14 +100,17 @@ def _is_simple(way: Candidate) -> bool:
 
 
 def _summed_whole(way: Candidate, task: Task) -> Candidate | None:
-    partial = tuple(
-        axis for step in way.out.steps if isinstance(step, (ReduceScatter, AllReduce)) for axis in step.axes
-    )
-    first = (AllReduce(partial),) if partial else ()
+    """The way with its sums in the result's dtype, added whole if they are not scattered along just one mesh axis."""
+    sums = [step for step in way.out.steps if isinstance(step, (ReduceScatter, AllReduce))]
+    partial = tuple(axis for step in sums for axis in step.axes)
     block = dataclasses.replace(way.out.start, dtype=task.dtype)
+    if len(partial) == 1 and isinstance(sums[0], ReduceScatter) and jnp.dtype(task.dtype) in SCATTERED:
+        steps = (step for step in way.out.steps if not isinstance(step, Cast))
+        return dataclasses.replace(way, out=Route(block, tuple(steps)))
     rest = route(block, way.out.end.sharding)
     if rest is None:
         return None
+    first = (AllReduce(partial),) if partial else ()
     return dataclasses.replace(way, out=Route(block, (*first, *rest.steps)))
 
 

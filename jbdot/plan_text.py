@@ -57,16 +57,15 @@ def _taken(plan: "ShardingPlan") -> str:
     least, _ = min(plan.candidates, key=lambda pair: (pair[0].sent, pair[1].total_us))
     taken = f"Taken: {plan.winner.name}, which sends {bytes_text(plan.sent)}{_repeated(plan)}"
     if plain.sent < plan.sent and plain.flops > plan.winner.flops:
-        return (
-            f"{taken}: plain jit sends {bytes_text(plain.sent)}, but each device does {_times(plain, plan)} the work."
-        )
+        sent, times = bytes_text(plain.sent), _times(plain, plan)
+        return f"{taken}: plain jit sends an estimated {sent}, but each device does {times} the work."
     if least.sent < plan.sent:
         more = least.flops > plan.winner.flops
         but = (
             f"has each device do {_times(least, plan)} the work" if more else "is expected to take over a fifth longer"
         )
         return f"{taken}: {least.name} sends {bytes_text(least.sent)}, but {but}."
-    return taken + (f", plain jit {bytes_text(plain.sent)} as far as is known." if plain.sent > plan.sent else ".")
+    return taken + (f", plain jit an estimated {bytes_text(plain.sent)}." if plain.sent != plan.sent else ".")
 
 
 def _repeated(plan: "ShardingPlan") -> str:

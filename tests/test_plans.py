@@ -6,6 +6,7 @@ from benchmarks.plans import (
     TOPOLOGIES,
     Case,
     cases,
+    drawn,
     more_bytes,
     more_room,
     named,
@@ -46,6 +47,7 @@ def test_summary_counts_rows():
     assert facts["the plan sends more than plain jit, and does not say why"] == "0"
     assert facts["the plan sends more, and says that it is expected to be faster by a fifth"] == "1"
     assert facts["the compiled plan sends what was counted, within 1 %"] == "3 of 3"
+    assert facts["plain jit's bytes are estimated within 10 %, within a factor of two"].endswith("of 4")
     text = report([row()], {"jax": "1"})
     assert "| v5e:4x4 | m k, k n -> m n | `x,` | `,` | `x,` | m on x |" in text
 
@@ -61,3 +63,10 @@ def test_there_are_enough_cases_and_each_has_a_plan():
 @pytest.mark.parametrize("case", [Case("v5e:4x4", "m k, k n -> m n", "x,", ",", None)])
 def test_a_case_is_told_in_short(case):
     assert str(case) == "v5e:4x4 m k, k n -> m n: x,; , -> None"
+
+
+def test_cases_that_are_drawn_are_the_seeds():
+    found = drawn(1, 20)
+    assert found == drawn(1, 20)
+    assert found != drawn(2, 20)
+    assert all(plan_of(case).contraction for case in found[:3])

@@ -92,6 +92,19 @@ def test_plain_jit_sends_sums_in_the_results_dtype(dtype, wanted, itemsize):
 
 
 @installed
+def test_plain_jit_scatters_what_it_adds_along_one_mesh_axis():
+    on = AbstractMesh((4,), ("x",), axis_types=(AxisType.Auto,))
+    lhs, rhs = (
+        jax.ShapeDtypeStruct(shape, "bfloat16", sharding=NamedSharding(on, spec))
+        for shape, spec in (((2048, 4096), P(None, "x")), ((4096, 1024), P("x")))
+    )
+    plan = jbdot.plan_sharding("m k, k n -> m n", lhs, rhs, P("x"), hardware=known("TPU v5 lite"))
+    programs = plan.by_compiler, plan.by_way(plan.winner)
+    sent = [jbdot.compile_for("v5e:2x2", program, lhs, rhs, out=P("x")).bytes_sent for program in programs]
+    assert sent == [plan.plain[0].sent, plan.sent] == [3145728] * 2
+
+
+@installed
 def test_what_a_plan_counts_is_what_is_compiled():
     size = (64, 256, 256)
     lhs, rhs = array(P(None, None, ("x", "y")), size), array(P(None, ("x", "y")), size)
