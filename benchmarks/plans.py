@@ -77,7 +77,8 @@ def drawn(seed: int, count: int) -> list[Case]:
     draw, found = random.Random(seed), list[Case]()
     while len(found) < count:
         topology, text = draw.choice(list(TOPOLOGIES)), draw.choice(list(TEXTS))
-        lhs, rhs, out = (draw.choice(specs(len(x))) for x in dataclasses.astuple(Contraction.parse(text))[:3])
+        c = Contraction.parse(text)
+        lhs, rhs, out = (draw.choice(specs(len(labels))) for labels in (c.lhs, c.rhs, c.out))
         found.append(Case(topology, text, lhs, rhs, draw.choice((None, out))))
     return found
 
