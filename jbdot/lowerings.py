@@ -16,7 +16,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.labels import Labels
-from jbdot.miscompilations import RIGHT_SUMS
+from jbdot.miscompilations import RIGHT_PINS, RIGHT_SUMS
 from jbdot.request import Request
 
 Lowering = Callable[[Request, jax.Array, jax.Array], jax.Array]
@@ -47,15 +47,22 @@ def pinned(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
     An operand that has to move is copied into a pinned layout. A transpose alone would not do: the compiler
     folds it back into the dot. So is the result pinned, as a transpose that follows would turn the dot around.
-    Where it means less to copy, rhs goes first and the result is turned.
+    Where it means less to copy, rhs goes first and the result is turned. A batched result stays as it is where XLA
+    turns it around in spite of the pin, and then cannot compile it (`miscompilations`).
     """
-    if min(request.m, request.n) > 1 and _moved(request.swapped) + math.prod(request.out) < _moved(request):
+    pins_result = RIGHT_PINS or request.batch == 1
+    if (
+        pins_result
+        and min(request.m, request.n) > 1
+        and _moved(request.swapped) + math.prod(request.out) < _moved(request)
+    ):
         c = request.contraction
         out = pinned(request.swapped, rhs, lhs)
         return _pinned(_ordered(out, c.batch + c.rhs_free + c.lhs_free, c.dot_out))
     lhs, _ = _merged(request, lhs, "lhs", (_K_LAST,), pin=True)
     rhs, order = _merged(request, rhs, "rhs", (_K_LAST, _K_FIRST), pin=True)
-    return _pinned(_dot(request, lhs, rhs, order)).reshape(request.out)
+    out = _dot(request, lhs, rhs, order)
+    return (_pinned(out) if pins_result else out).reshape(request.out)
 
 
 def padded(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -156,10 +163,14 @@ def split(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 def widened(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """8-bit floats as bfloat16, which holds each of them exactly and has a kernel of its own."""
+    """8-bit floats as bfloat16, which holds each of them exactly and has a kernel of its own; so has float32.
+
+    A batched bfloat16 dot with float32 sums does not run where XLA turns it around (`miscompilations`).
+    """
     out = "float32" if request.dtype.startswith("float8") else request.dtype  # else sums are rounded to bfloat16 first
-    wide = request.cast("bfloat16", out)
-    return pinned(wide, lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)).astype(request.dtype)
+    dtype = "bfloat16" if RIGHT_PINS or request.batch == 1 else "float32"
+    wide = request.cast(dtype, out)
+    return pinned(wide, lhs.astype(dtype), rhs.astype(dtype)).astype(request.dtype)
 
 
 def shifted(request: Request, lhs: jax.Array, rhs: jax.Array) -> jax.Array:

@@ -14,43 +14,58 @@ class Miscompilation:
 
     Attributes:
         issue: Where.
-        fixed: The first jaxlib that is right.
+        fixed: The first jaxlib that is right; None where none is known.
         what: What is wrong, as a clause.
+        cure: What spares code without jbdot.
     """
 
     issue: str
-    fixed: tuple[int, ...]
+    fixed: tuple[int, ...] | None
     what: str
+    cure: str
 
+
+# Of the library that XLA's CPU compiler gives sums to, with the products that it fuses into them.
+_WITHOUT_IT: Final = "for all else set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="  # with no value
 
 KNOWN: Final = (
     Miscompilation(
         "jax#39103",
         (0, 11, 0),
         "jit on CPU gives wrong elements of sums over products and dots that are fused into them",
+        _WITHOUT_IT,
     ),
     Miscompilation(
         "jax#39257, jax#40412",
         (0, 11, 1),
         "jit on CPU crashes, hangs or gives wrong elements in sums over products of rank 7 or more",
+        _WITHOUT_IT,
+    ),
+    Miscompilation(
+        "found here",
+        (0, 11, 1),
+        "jit on CPU ends the process where the result of a batched dot has a layout constraint and is transposed",
+        "for all else put no constraint there",
+    ),
+    Miscompilation(
+        "found here",
+        None,
+        'jit on CPU refuses to run some batched bfloat16 dots with preferred_element_type="float32" whose result is '
+        "transposed (DotThunk: BF16 x BF16 = F32)",
+        "a bare dot that it refuses is refused here too: cast its operands to float32",
     ),
 )
 
-
-AVOIDED: Final = "--xla_cpu_experimental_ynn_fusion_type="  # with no value: XLA then keeps that library out
-# Both are of the library that XLA's CPU compiler gives sums to, with the products that it fuses into them.
-RIGHT_SUMS: Final = max(known.fixed for known in KNOWN) <= JAXLIB
+RIGHT_SUMS: Final = JAXLIB >= (0, 11, 1)
+RIGHT_PINS: Final = JAXLIB >= (0, 11, 1)
 
 
 def here(jaxlib_version: tuple[int, ...] = JAXLIB) -> tuple[Miscompilation, ...]:
     """Those that the installed jaxlib has."""
-    return tuple(known for known in KNOWN if jaxlib_version < known.fixed)
+    return tuple(known for known in KNOWN if known.fixed is None or jaxlib_version < known.fixed)
 
 
 def text(known: Miscompilation) -> str:
-    """One of them in a line, with what spares jbdot's lowerings and what spares the rest."""
-    fixed = ".".join(map(str, known.fixed))
-    return (
-        f"{known.what} ({known.issue}; right from jaxlib {fixed}). jbdot's own sums keep clear of it; for all else "
-        f"set XLA_FLAGS={AVOIDED}"
-    )
+    """One of them in a line, with what spares code without jbdot."""
+    fixed = f"; right from jaxlib {'.'.join(map(str, known.fixed))}" if known.fixed else ""
+    return f"{known.what} ({known.issue}{fixed}). jbdot's own dots keep clear of it; {known.cure}"

@@ -14,6 +14,7 @@ import jbdot
 from jbdot.choice import candidates, misfit
 from jbdot.contraction import Contraction
 from jbdot.lowerings import LOWERINGS
+from jbdot.miscompilations import RIGHT_PINS
 from jbdot.request import Request
 
 RNG = np.random.default_rng(0)
@@ -142,7 +143,7 @@ def test_layouts_are_pinned_of_the_result_and_of_operands_that_have_to_move():
     for labels, pins in {"bmk,bkn->bmn": 1, "bmk,bnk->bmn": 1, "bkm,bkn->bmn": 2, "kmb,nkb->bmn": 3}.items():
         request, lhs, rhs = ask(labels, "float32")
         jaxpr = str(jax.make_jaxpr(lambda x, y, r=request: LOWERINGS["pinned"](r, x, y))(lhs, rhs))
-        assert jaxpr.count("layout_constraint[") == pins
+        assert jaxpr.count("layout_constraint[") == pins - (not RIGHT_PINS)  # a batched result, where XLA is wrong
 
 
 @pytest.mark.parametrize("name", [name for name in LOWERINGS if name in ("pinned", "looped", "reduced", "unrolled")])
