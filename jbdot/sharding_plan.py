@@ -18,6 +18,7 @@ from jbdot import mark, mesh_axes, plan_text, ring
 from jbdot.block import Block, MeshAxes, Sharding
 from jbdot.bound import least
 from jbdot.candidate import Candidate, Task, Ways
+from jbdot.choice import check, misfit
 from jbdot.contraction import Contraction
 from jbdot.errors import BadType, BadValue, Refusal, array_text
 from jbdot.estimate import Estimate, chosen
@@ -152,7 +153,8 @@ class ShardingPlan:
             wanted = jnp.dtype(dtype)
             made = wanted if self.out.dtype != jnp.bool_ else self.out.dtype  # a dot of bools counts nothing
             made = None if made == planned.out_dtype(lhs.dtype, rhs.dtype) else made  # asked for, 64 bits are narrowed
-            out = planned.run(lhs, rhs, settings.precision, made, None, settings.lowering)
+            lowering = self._lowering(planned.request(lhs, rhs, settings.precision, made))
+            out = planned.run(lhs, rhs, settings.precision, made, None, lowering)
             return out if out.dtype == wanted else out.astype(wanted)
 
         def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -172,13 +174,19 @@ class ShardingPlan:
         request = Planned(self.contraction).request(self.lhs, self.rhs, self.settings.precision, self.task.dtype)
         return max(self.task.sum_dtype, request.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
 
+    def _lowering(self, request: Request) -> str | None:
+        """The lowering that was named, or "auto" for a part, or a gradient, that it does not fit."""
+        named = self.settings.lowering
+        return named if named in (None, "auto") or not misfit(request, named) else "auto"
+
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as one dot, which XLA partitions."""
         settings, planned = self.settings, Planned(self.contraction)
         explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
         made = None if self.out.dtype == planned.out_dtype(lhs.dtype, rhs.dtype) else self.out.dtype
-        out = planned.run(lhs, rhs, settings.precision, made, sharding, settings.lowering)
+        lowering = self._lowering(planned.request(lhs, rhs, settings.precision, made))
+        out = planned.run(lhs, rhs, settings.precision, made, sharding, lowering)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
     @property
@@ -282,7 +290,8 @@ def plan_sharding(
             16-bit floats as they were accumulated, at twice the bytes.
         hardware: Figures of the devices, or a name that `hardware.known` knows, such as "v5e"; by default those that
             are published for the mesh's `device_kind`.
-        lowering: Of each device's own dot: "auto", "direct" or a name; None is "auto".
+        lowering: Of each device's own dot: "auto", "direct" or a name, "auto" where a part does not fit it; None is
+            "auto".
         redundant_compute: Whether several devices may do the same work. They do it only where that is expected to be
             faster by a fifth than every way in which each does its own part, and the plan says so. False forbids it.
 
@@ -328,6 +337,8 @@ def plan_sharding(
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
         settings = Settings(precision, names[0], names[1], reduce, lowering, redundant_compute)
+        if lowering is not None:
+            check(Planned(contraction).request(lhs, rhs, precision, preferred_element_type), lowering)
         end = _end(out, contraction, mesh)
         return _plan(contraction, lhs, rhs, mesh, end, figures, settings)
     except Refusal as refusal:

@@ -34,6 +34,7 @@ class Dot:
     """A dot as it is asked for: its request, and `lax.dot_general` of it."""
 
     def __init__(self, labels, dtype, rhs=None, out=None, precision=None, sizes=128):
+        self.words = f"{labels} {dtype} {rhs} {out} {precision} {sizes}"
         c = Contraction.parse(labels)
         size = sizes if isinstance(sizes, dict) else dict.fromkeys((*c.lhs, *c.rhs), sizes)
         dtypes = dtype, rhs or dtype
@@ -45,6 +46,9 @@ class Dot:
         self.numbers = c.dimension_numbers
         result = jax.eval_shape(self.run, *self.operands)
         self.request = Request.of(*self.operands, result, self.numbers, precision)
+
+    def __repr__(self):
+        return self.words
 
     def run(self, x, y):
         return lax.dot_general(x, y, self.numbers, **self.options)

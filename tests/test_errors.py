@@ -285,7 +285,7 @@ def test_an_ambiguous_result_on_explicit_axes_is_named_as_code_with_bytes():
 
 UNFIT = {
     "precision": ("exact", [], {}, 3.5, (1, 2), [["high"], "high"], np.array([1, 2]), "BF16_BF16"),
-    "preferred_element_type": ([], {}, "big", 3, "U1", object(), np.array([1, 2])),
+    "preferred_element_type": ([], {}, "big", 3, "U1", len, np.array([1, 2])),
     "out_sharding": ([], {}, 3, "x", ("x",), np.array([1, 2])),
     "lowering": ([], {}, 3, "padded", "shifted", "fastest", np.array([1, 2])),
 }

@@ -445,3 +445,21 @@ def test_64_bit_arrays_keep_their_dtype_with_x64_off(dtype):
         plan = plan_sharding("m k, k n -> m n", x, y, out)
         assert plan.out.dtype == plan(x, y).dtype == dtype
         np.testing.assert_array_equal(plan(x, y), np.full((8, 8), 72))
+
+
+def test_a_lowering_is_refused_where_it_does_not_fit_the_dot_and_gives_way_to_a_part():
+    on = mesh((4,))
+    lhs, rhs = (struct((8, 8), "bool", on, ((), ())),) * 2
+    with pytest.raises(ValueError, match="plan_sharding: lowering='pinned' must fit the contraction"):
+        plan_sharding("m k, k n -> m n", lhs, rhs, lowering="pinned")
+    x, y = integers((4, 8)), integers((8, 4), 1)
+    lhs, rhs = struct(x.shape, "float32", on, ((), ("x",))), struct(y.shape, "float32", on, (("x",), ()))
+    plan = plan_sharding("m k, k n -> m n", lhs, rhs, lowering="split", reduce="all_reduce")
+    operands = (jax.device_put(a, b.sharding) for a, b in ((x, lhs), (y, rhs)))
+    np.testing.assert_array_equal(plan(*operands), x @ y)  # each device's k is 2
+    odd = struct((4, 12), "float32", on, ((), ("x",))), struct((12, 4), "float32", on, (("x",), ()))
+    plan = plan_sharding("m k, k n -> m n", *odd, lowering="split", reduce="all_reduce")
+    x, y = integers((4, 12)), integers((12, 4), 1)
+    operands = [jax.device_put(a, b.sharding) for a, b in zip((x, y), odd, strict=True)]
+    np.testing.assert_array_equal(plan(*operands), x @ y)  # and here 3, which cannot be split
+    np.testing.assert_array_equal(jax.grad(lambda x, y: plan(x, y).sum())(*operands), np.ones((4, 4)) @ y.T)

@@ -246,6 +246,9 @@ def test_explicit_mesh_and_out_sharding():
         assert turned.sharding.spec == P(None, "y", "x")
         np.testing.assert_array_equal(turned, np.transpose(a @ b, (1, 2, 0)))
         rows = jax.device_put(array(8, 4), NamedSharding(mesh, P("x", "y")))
+        # What is said of fewer axes is said of each, as jax 0.10.2 cannot vmap it otherwise.
+        mapped = jax.jit(jax.vmap(lambda x, y: jbdot.dot(x, y, out_sharding=P())))
+        np.testing.assert_array_equal(mapped(a, b), a @ b)
         column = jbdot.batch_dot(rows, rows, 1, out_sharding=P("x", None))
         assert (column.shape, column.sharding.spec) == ((8, 1), P("x", None))
 
