@@ -199,8 +199,15 @@ class ReduceScatter:
             if x.dtype in SCATTERED:
                 x = lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
             else:
-                x = jnp.sum(lax.all_to_all(x, axis, 0, 0, tiled=True), axis=0, dtype=x.dtype)
+                x = _added(lax.all_to_all(x, axis, 0, 0, tiled=True))
         return x
+
+
+def _added(parts: jax.Array) -> jax.Array:
+    """Sums along the first axis: floats of 8 and 16 bits in float32, all else as it is."""
+    if jnp.issubdtype(parts.dtype, jnp.floating) and parts.dtype.itemsize < 4:
+        return lax.reduce_sum(parts.astype(jnp.float32), (0,)).astype(parts.dtype)
+    return lax.reduce_sum(parts, (0,))
 
 
 @dataclasses.dataclass(frozen=True)

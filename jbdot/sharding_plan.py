@@ -215,7 +215,9 @@ class ShardingPlan:
     def _planned(self, contraction: Contraction, lhs: Any, rhs: Any, out: Any, dtype: Any) -> "ShardingPlan":
         # A pair of precisions is of operands that the gradients do not have.
         precision = None if isinstance(self.settings.precision, tuple) else self.settings.precision
-        settings = dataclasses.replace(self.settings, reduce=None, dtype=dtype.name, precision=precision)
+        # A dtype that is asked for is narrowed where x64 is off, and the operands' own is not.
+        asked = None if Planned(contraction).out_dtype(lhs.dtype, rhs.dtype) == dtype else dtype.name
+        settings = dataclasses.replace(self.settings, reduce=None, dtype=asked, precision=precision)
         end = mesh_axes.read(out.sharding.spec, out.ndim, self.mesh.shape, "out")
         return _plan(contraction, lhs, rhs, self.mesh, end, self.hardware, settings)
 
@@ -315,7 +317,7 @@ def plan_sharding(
         >>> lhs, rhs = array(P(None, None, ("x", "y"))), array(P(None, ("x", "y")))
         >>> p = plan_sharding("b m k, b k n -> b m n", lhs, rhs, P(("x", "y")), hardware=known("TPU v5 lite"))
         >>> p.winner.name, p.sent, p.plain[0].sent
-        ('b on x y', 15728640, 503316480)
+        ('b on x y', 15728640, 251658240)
     """
     call = ""
     try:

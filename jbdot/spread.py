@@ -98,7 +98,8 @@ class Spread:
         for outer, level in enumerate(self.levels):
             at, mapped = len(self.levels) - 1 - outer, level[side]
             out = out.sum(at) if mapped is None else jnp.moveaxis(out, at, at + mapped)
-        return out.astype((self.plan.lhs, self.plan.rhs)[side].dtype)
+        dtype = (self.plan.lhs, self.plan.rhs)[side].dtype
+        return out if out.dtype == dtype else out.astype(dtype)
 
     def __str__(self) -> str:
         way = "plain jit" if self.plan.is_plain else self.plan.winner.name

@@ -445,6 +445,10 @@ def test_64_bit_arrays_keep_their_dtype_with_x64_off(dtype):
         plan = plan_sharding("m k, k n -> m n", x, y, out)
         assert plan.out.dtype == plan(x, y).dtype == dtype
         np.testing.assert_array_equal(plan(x, y), np.full((8, 8), 72))
+        if dtype == "float64":
+            (gradient,) = jax.linear_transpose(lambda x, plan=plan: plan(x, y), x)(plan(x, y))
+            assert gradient.dtype == dtype
+            np.testing.assert_array_equal(gradient, np.full((8, 8), 8 * 3 * 72))
 
 
 def test_a_lowering_is_refused_where_it_does_not_fit_the_dot_and_gives_way_to_a_part():
