@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jbdot import backends, tuned
 from jbdot.errors import BadType, BadValue
 from jbdot.lowerings import LOWERINGS, PINS, Lowering
-from jbdot.request import Request
+from jbdot.request import Request, kind
 
 PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backends, and what lowering calls them
 NAMES: Final = ("auto", *LOWERINGS)
@@ -170,12 +170,6 @@ def _can_choose(request: Request) -> bool:
         and request.is_plain
         and request.lhs_dtype == request.rhs_dtype
         and request.lhs_dtype not in ("bool", "int4", "uint4", "int2", "uint2")
-        and _kind(request.lhs_dtype) == _kind(request.dtype)  # else lax cuts off the sum, and a lowering its operands
+        and kind(request.lhs_dtype) == kind(request.dtype)  # else lax cuts off the sum, and a lowering its operands
         and 0 not in (*request.lhs, *request.rhs)
     )
-
-
-def _kind(dtype: str) -> Any:
-    """Integers, floats or complex numbers."""
-    kinds = jnp.integer, jnp.floating, jnp.complexfloating
-    return next((kind for kind in kinds if jnp.issubdtype(jnp.dtype(dtype), kind)), None)

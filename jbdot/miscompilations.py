@@ -10,13 +10,13 @@ JAXLIB: Final[tuple[int, ...]] = tuple(jaxlib.version.__version_info__)
 
 @dataclasses.dataclass(frozen=True)
 class Miscompilation:
-    """One that was reported in public.
+    """A defect of XLA's.
 
     Attributes:
-        issue: Where.
+        issue: Where it was reported in public, or that it was not.
         fixed: The first jaxlib that is right; None where none is known.
         what: What is wrong, as a clause.
-        cure: What spares code without jbdot.
+        cure: What keeps clear of it: jbdot's own dots, and code without jbdot.
     """
 
     issue: str
@@ -25,8 +25,9 @@ class Miscompilation:
     cure: str
 
 
+_SPARED: Final = "jbdot's own dots keep clear of it; for all else "
 # Of the library that XLA's CPU compiler gives sums to, with the products that it fuses into them.
-_WITHOUT_IT: Final = "for all else set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="  # with no value
+_WITHOUT_IT: Final = _SPARED + "set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="  # with no value
 
 KNOWN: Final = (
     Miscompilation(
@@ -45,14 +46,14 @@ KNOWN: Final = (
         "found here",
         (0, 11, 1),
         "jit on CPU ends the process where the result of a batched dot has a layout constraint and is transposed",
-        "for all else put no constraint there",
+        _SPARED + "put no constraint there",
     ),
     Miscompilation(
         "found here",
         None,
         'jit on CPU refuses to run some batched bfloat16 dots with preferred_element_type="float32" whose result is '
         "transposed (DotThunk: BF16 x BF16 = F32)",
-        "a bare dot that it refuses is refused here too: cast its operands to float32",
+        "With or without jbdot, cast the operands of such a dot to float32",
     ),
 )
 
@@ -66,6 +67,6 @@ def here(jaxlib_version: tuple[int, ...] = JAXLIB) -> tuple[Miscompilation, ...]
 
 
 def text(known: Miscompilation) -> str:
-    """One of them in a line, with what spares code without jbdot."""
+    """One of them in a line, with its cure."""
     fixed = f"; right from jaxlib {'.'.join(map(str, known.fixed))}" if known.fixed else ""
-    return f"{known.what} ({known.issue}{fixed}). jbdot's own dots keep clear of it; {known.cure}"
+    return f"{known.what} ({known.issue}{fixed}). {known.cure}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from jax import numpy as jnp
 
 from jbdot import mesh_axes
+from jbdot.block import itemsize
 from jbdot.candidate import Candidate
 from jbdot.collectives import AllReduce, ReduceScatter
 from jbdot.errors import array_text
@@ -98,22 +99,18 @@ def _sums(plan: "ShardingPlan") -> str:
     used = plan.task.sum_dtype
     head = f"Sums over devices are sent in {used}"
     if used != narrow:
-        more = sent - sent * _size(narrow) // _size(used)
+        more = sent - sent * itemsize(narrow) // itemsize(used)
         return (
             f"{head}, by sum_dtype, and keep {_bits(used)} bits; {narrow}, as plain jit sends them, would keep "
             f"{_bits(narrow)} bits, and send {bytes_text(abs(more))} {'less' if more >= 0 else 'more'}."
         )
     if wide == narrow:
         return ""
-    more = sent * _size(wide) // _size(used) - sent
+    more = sent * itemsize(wide) // itemsize(used) - sent
     return (
         f"{head}, as plain jit sends them: each is rounded to {_bits(used)} bits before it is added to others; "
         f'sum_dtype="{wide}" would keep {_bits(wide)} bits, and send {bytes_text(more)} more.'
     )
-
-
-def _size(dtype: str) -> int:
-    return jnp.dtype(dtype).itemsize
 
 
 def _bits(dtype: str) -> int:

@@ -19,6 +19,12 @@ from jbdot.labels import Shape
 # wider sums end in the same bits; 16 and 8-bit floats are summed in 32 bits, as every XLA backend sums them.
 _SUMS: Final = {"bfloat16": "float32", "float16": "float32", "int8": "int32", "int16": "int32", "int4": "int32"}
 _SUMS_UNSIGNED: Final = {"uint8": "uint32", "uint16": "uint32", "uint4": "uint32"}
+_KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+
+
+def kind(dtype: Any) -> int:
+    """The number of a dtype's kind: booleans, integers, floats, complex. Each holds the values of those before it."""
+    return next(number for number, each in enumerate(_KINDS) if jnp.issubdtype(jnp.dtype(dtype), each))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from jbdot.hardware import Hardware, known
 from jbdot.links import Links
 from jbdot.plan_text import bytes_text
 from jbdot.planned import Planned, canonical
-from jbdot.request import Request
+from jbdot.request import Request, kind
 from jbdot.search import Search
 from jbdot.spread import Spread, spread
 
@@ -153,7 +153,7 @@ class ShardingPlan:
             wanted = jnp.dtype(dtype)
             made = wanted if self.out.dtype != jnp.bool_ else self.out.dtype  # a dot of bools counts nothing
             made = None if made == planned.out_dtype(lhs.dtype, rhs.dtype) else made  # asked for, 64 bits are narrowed
-            lowering = self._lowering(planned.request(lhs, rhs, settings.precision, made))
+            lowering = self._lowering(planned, lhs, rhs, made)
             out = planned.run(lhs, rhs, settings.precision, made, None, lowering)
             return out if out.dtype == wanted else out.astype(wanted)
 
@@ -174,10 +174,12 @@ class ShardingPlan:
         request = Planned(self.contraction).request(self.lhs, self.rhs, self.settings.precision, self.task.dtype)
         return max(self.task.sum_dtype, request.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
 
-    def _lowering(self, request: Request) -> str | None:
+    def _lowering(self, planned: Planned, lhs: Any, rhs: Any, dtype: Any) -> str | None:
         """The lowering that was named, or "auto" for a part, or a gradient, that it does not fit."""
         named = self.settings.lowering
-        return named if named in (None, "auto") or not misfit(request, named) else "auto"
+        if named in (None, "auto"):
+            return named
+        return "auto" if misfit(planned.request(lhs, rhs, self.settings.precision, dtype), named) else named
 
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as one dot, which XLA partitions."""
@@ -185,7 +187,7 @@ class ShardingPlan:
         explicit = bool(mesh_axes.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
         made = None if self.out.dtype == planned.out_dtype(lhs.dtype, rhs.dtype) else self.out.dtype
-        lowering = self._lowering(planned.request(lhs, rhs, settings.precision, made))
+        lowering = self._lowering(planned, lhs, rhs, made)
         out = planned.run(lhs, rhs, settings.precision, made, sharding, lowering)
         return out if explicit else jax.lax.with_sharding_constraint(out, self.out.sharding)
 
@@ -361,7 +363,7 @@ def _mesh(lhs: Any, rhs: Any) -> Any:
         kinds = zip(meshes[0].axis_names, meshes[0].axis_types, strict=True)
         raise BadValue(
             "the axes of the mesh must be of one kind",
-            ", ".join(f"{name!r} is {kind.name}" for name, kind in kinds),
+            ", ".join(f"{name!r} is {each.name}" for name, each in kinds),
             "Make all of them Auto, or all Explicit, with axis_types=",
         )
     return meshes[0]
@@ -512,9 +514,6 @@ def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
     return tuple(tuple[str, ...](axis for axis in axes if mesh[axis] > 1) for axes in sharding)
 
 
-_KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # each holds the values of those before
-
-
 def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int) -> str:
     """What partial sums are sent in: the result's dtype, as plain jit sends them, where no other is asked for.
 
@@ -524,7 +523,7 @@ def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int)
         TypeError: The result's dtype cannot hold the operands' products, or the sums' dtype cannot hold the result.
     """
     out, asked = jnp.dtype(request.dtype), settings.sum_dtype
-    if _kind(out) < _kind(natural):
+    if kind(out) < kind(natural):
         raise BadType(
             "preferred_element_type must be of the operands' kind, or a wider one",
             f"{out.name} cannot hold sums of {natural.name}, which the devices add",
@@ -536,15 +535,11 @@ def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int)
             raise BadType("bools must be added as bools", given, "Leave it out, or convert an operand to integers")
         return next(name for name in ("uint8", "uint16", "uint32") if devices <= jnp.iinfo(name).max)
     sums = jnp.dtype(asked or out)
-    if _kind(sums) != _kind(out) or _is_unsigned(sums) != _is_unsigned(out):
+    if kind(sums) != kind(out) or _is_unsigned(sums) != _is_unsigned(out):
         raise BadType("sum_dtype must be of the result's kind", f"{sums.name} cannot hold sums of {out.name}")
     if jnp.issubdtype(out, jnp.integer) and jnp.iinfo(sums).bits < jnp.iinfo(out).bits:
         raise BadType("sum_dtype must have the bits of integers", f"{sums.name} cannot hold sums of {out.name}")
     return sums.name
-
-
-def _kind(dtype: Any) -> int:
-    return next(number for number, kind in enumerate(_KINDS) if jnp.issubdtype(dtype, kind))
 
 
 def _is_unsigned(dtype: Any) -> bool:
