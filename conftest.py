@@ -7,8 +7,6 @@ os.environ["JBDOT_TUNED"] = "off"  # the user's own file is neither read nor wri
 import jax
 import pytest
 
-import jbdot  # before pytest finds jbdot/tune.py, and puts that module in the place of the function  # noqa: F401
-
 collect_ignore = ["tests/data"]
 
 jax.config.update("jax_platforms", "cpu")

@@ -37,7 +37,8 @@ from benchmarks import __main__ as suite
 from benchmarks import devices_report as report
 from benchmarks.peers import told
 from benchmarks.timing import in_turns, jbdot_source, machine, ratio, spread, threads
-from jbdot import Contraction, ShardingPlan, hardware, hlo, mesh_axes
+from jbdot import Contraction, ShardingPlan, hardware, hlo
+from jbdot.many_devices import partition_spec
 
 SCALINGS: Final = ("strong", "weak")
 BETWEEN: Final[dict[str, Callable[[Any], Any]]] = {"gelu": jax.nn.gelu, "softmax": jax.nn.softmax}
@@ -94,7 +95,7 @@ class Workload:
 
 def _spec(array: str) -> PartitionSpec:
     marks = [label.partition("/")[2] for label in array.split()]
-    return mesh_axes.written(tuple(tuple(filter(None, mark.split("+"))) for mark in marks))
+    return partition_spec.written(tuple(tuple(filter(None, mark.split("+"))) for mark in marks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +288,7 @@ def counted(plans: Sequence[ShardingPlan]) -> dict[str, Any]:
     ]
     return {
         "ways": ["plain jit" if plan.is_plain else plan.winner.name for plan in plans],
-        "results": [mesh_axes.code(plan.spec) for plan in plans],
+        "results": [partition_spec.code(plan.spec) for plan in plans],
         "moves": moves,
         "sent": sum(plan.sent for plan in plans),
         "plain_sent": sum(plan.plain[0].sent for plan in plans),

@@ -8,7 +8,7 @@ Tracing: `jax.make_jaxpr` of a function with 100 calls, against 100 of `jnp.eins
 function, plain, under one vmap and under two, against 100 of `lax.dot_general`.
 Importing: `import jbdot` after `import jax`, in fresh processes.
 
-Compiled text is compared in tests/test_transforms.py: there it is equal, not measured.
+Compiled text is compared in tests/whole/test_transforms.py: there it is equal, not measured.
 """
 
 import argparse

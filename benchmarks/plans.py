@@ -29,9 +29,11 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jbdot
 from benchmarks.timing import machine
-from jbdot import hardware, mesh_axes
-from jbdot.contraction import Contraction
-from jbdot.witness import Compiler
+from jbdot import hardware
+from jbdot.command import mesh_text
+from jbdot.compilers.compiled import Compiler
+from jbdot.core.contraction import Contraction
+from jbdot.many_devices import partition_spec
 
 RESULTS: Final = Path(__file__).parent / "results"
 TOPOLOGIES: Final = {"v5e:4x4": (4, 4), "v5p:4x4x4": (4, 16), "v5e:16x16": (16, 16), "v6e:4x4": (4, 4)}
@@ -116,10 +118,10 @@ def plan_of(case: Case) -> jbdot.ShardingPlan:
     """The plan of a case, for the devices of its topology."""
     mesh = AbstractMesh(TOPOLOGIES[case.topology], ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     operands = (
-        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=NamedSharding(mesh, mesh_axes.parse(spec, mesh.shape)))
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=NamedSharding(mesh, mesh_text.parse(spec, mesh.shape)))
         for shape, spec in zip(TEXTS[case.text], (case.lhs, case.rhs), strict=True)
     )
-    out = None if case.out is None else mesh_axes.parse(case.out, mesh.shape)
+    out = None if case.out is None else mesh_text.parse(case.out, mesh.shape)
     figures = hardware.of_topology(case.topology)
     return jbdot.plan_sharding(case.text, *operands, out, hardware=figures)
 
@@ -145,7 +147,7 @@ def facts_of(case: Case, plan: jbdot.ShardingPlan) -> Row:
         **dataclasses.asdict(case),
         "way": plan.winner.name,
         "is_plain": plan.is_plain,
-        "spec": mesh_axes.code(plan.spec),
+        "spec": partition_spec.code(plan.spec),
         "counted": plan.sent,
         "bound": round(plan.bound),
         "estimated_us": round(plan.estimate.total_us, 1),

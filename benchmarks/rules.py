@@ -1,4 +1,4 @@
-"""Measures every rule of `jbdot/backends.py` on its own case, for `jbdot/measured.json` (`python -m benchmarks.rules`).
+"""Measures every rule on its own case, for `jbdot/one_device/measured.json` (`python -m benchmarks.rules`).
 
 Each case is timed side by side with one `lax.dot_general`, in alternating blocks, on random operands (standard normal;
 integers from -9 to 9). The file keeps the figures of every version of JAX that it was made with; this command replaces
@@ -15,13 +15,13 @@ import rich.progress
 import rich.table
 from jax import numpy as jnp
 
-from jbdot import backends, tuned
-from jbdot.backends import Rule
-from jbdot.contraction import Contraction
-from jbdot.request import Request
-from jbdot.tune import measure
+from jbdot.core.contraction import Contraction
+from jbdot.one_device import rules, tuning_cache
+from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.measure import measure
+from jbdot.one_device.rules import Rule
 
-FILE = Path(backends.__file__).parent / "measured.json"
+FILE = Path(rules.__file__).parent / "measured.json"
 SUMS = {
     "int8": "int32",
     "uint8": "uint32",
@@ -47,7 +47,7 @@ def measured(rule: Rule, seconds: float) -> dict[str, object]:
         "p90": round(mine.gain.p90, 2),
         "direct_us": round(found["direct"].us.median, 1),
         "us": round(mine.us.median, 1),
-        "source": f"measured on {tuned.device_kind('cpu')}, jax {jax.__version__}",
+        "source": f"measured on {tuning_cache.device_kind('cpu')}, jax {jax.__version__}",
     }
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     console = rich.console.Console()
     table = rich.table.Table("rule", "lowering", "case", "bare, us", "us", "times faster (10 % to 90 %)")
     jax.config.update("jax_enable_x64", True)
-    for rule in rich.progress.track(backends.CPU, "measuring", console=rich.console.Console(stderr=True)):
+    for rule in rich.progress.track(rules.CPU, "measuring", console=rich.console.Console(stderr=True)):
         if rule.fits(request_of(rule)):
             found = measured(rule, options.seconds)
             figures.setdefault(rule.name, {})[jax.__version__] = found

@@ -96,7 +96,7 @@ def jbdot_source() -> str:
     """A digest of jbdot's files: results of two states of the code are not mixed."""
     import jbdot
 
-    files = sorted(path for path in Path(jbdot.__file__).parent.iterdir() if path.suffix in (".py", ".json"))
+    files = sorted(path for path in Path(jbdot.__file__).parent.rglob("*") if path.suffix in (".py", ".json"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 

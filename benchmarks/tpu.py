@@ -31,11 +31,11 @@ from jax.sharding import SingleDeviceSharding
 
 import jbdot
 from jbdot import Contraction
-from jbdot.child import QUIET
-from jbdot.choice import candidates, chosen
+from jbdot.compilers.child import QUIET
+from jbdot.compilers.compiled import ESTIMATED
 from jbdot.hlo import Unreadable, estimated_cycles
-from jbdot.request import Request
-from jbdot.witness import ESTIMATED
+from jbdot.one_device.choice import candidates, chosen
+from jbdot.one_device.dot_spec import Request
 
 RESULTS: Final = Path(__file__).parent / "results"
 # kind: a topology to ask for, and the clock in GHz: peak FLOP/s over the multiply-adds of the matrix units.

@@ -23,10 +23,11 @@ from jax import numpy as jnp
 from trees import Axis, Flag, NotTabulated, Run, Size, Trees
 
 import jbdot
-from jbdot.errors import Refusal
-from jbdot.explain import COLOURS, Explanation
-from jbdot.front_door import PLANNERS, extra_defaults, operand_names, others, plan, public_name
-from jbdot.planned import Operand, Planned
+from jbdot.calls.explanation import Explanation
+from jbdot.calls.front_door import PLANNERS, extra_defaults, operand_names, others, plan, public_name
+from jbdot.core.colours import COLOURS
+from jbdot.core.errors import Refusal
+from jbdot.one_device.call_plan import Operand, Planned
 
 HERE = Path(__file__).parent
 DTYPE = jnp.dtype("float32")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import records  # noqa: E402
 
-from jbdot.errors import Refusal  # noqa: E402
+from jbdot.core.errors import Refusal  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
 FORMAT = (ROOT / "tests" / "data" / "conformance" / "README.md").read_text()
@@ -46,7 +46,7 @@ def readme_paragraph(start: str) -> str:
 
 def command(_: str) -> str:
     """The command's help, as typer writes it."""
-    asked = [sys.executable, "-m", "typer", "jbdot.cli", "utils", "docs", "--name", "jbdot"]
+    asked = [sys.executable, "-m", "typer", "jbdot.command.cli", "utils", "docs", "--name", "jbdot"]
     return subprocess.run(asked, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split("\n", 1)[1]
 
 
@@ -99,7 +99,7 @@ def _counted(framework: str) -> dict[str, collections.Counter[str]]:
 def agrees(framework: str, record: dict[str, Any]) -> bool:
     """Whether jbdot answers a record alike: shape, dtype and kind of refusal; values too where a deviation is known.
 
-    All other values are compared in tests/test_conformance.py, which takes a minute and a compiler.
+    All other values are compared in tests/whole/test_conformance.py, which takes a minute and a compiler.
     """
     if any(framework == name and fnmatch.fnmatch(record["id"], pattern) for name, pattern in _deviations()):
         return records.difference(framework, record) is None
@@ -136,7 +136,7 @@ PLAIN = ("cli", "files")  # raise ValueError as it is, with sentences
 @functools.cache
 def rules() -> tuple[Rule, ...]:
     """Every message that jbdot raises on bad input, read off the source."""
-    return tuple(dict.fromkeys(rule for path in sorted((ROOT / "jbdot").glob("*.py")) for rule in _rules(path)))
+    return tuple(dict.fromkeys(rule for path in sorted((ROOT / "jbdot").rglob("*.py")) for rule in _rules(path)))
 
 
 def _rules(path: Path) -> Iterator[Rule]:
@@ -227,15 +227,15 @@ def _answered(framework: str, found: dict[str, Any]) -> str:
 
 def gains(platform: str) -> str:
     """The rules of a backend, each with its case and what it gained on that, by version of JAX."""
-    from jbdot import backends
+    from jbdot.one_device import rules
 
-    figures = json.loads((ROOT / "jbdot" / "measured.json").read_text())
-    versions = sorted({version for rule in backends.RULES[platform] for version in figures[rule.name]})
+    figures = json.loads((ROOT / "jbdot" / "one_device" / "measured.json").read_text())
+    versions = sorted({version for rule in rules.RULES[platform] for version in figures[rule.name]})
     lines = [
         "| lowering | because | case | " + " | ".join(f"gain, jax {version}" for version in versions) + " |",
         "|---" * (3 + len(versions)) + "|",
     ]
-    for rule in backends.RULES[platform]:
+    for rule in rules.RULES[platform]:
         contraction, lhs, rhs, dtype = rule.case
         case = f"`{contraction}`, {' x '.join('(' + ', '.join(map(str, shape)) + ')' for shape in (lhs, rhs))}, {dtype}"
         found = [figures[rule.name].get(version) for version in versions]
@@ -250,7 +250,7 @@ def _spread(figure: dict[str, Any]) -> str:
 
 def algorithms(_: str) -> str:
     """The named algorithms, and which backends take them."""
-    from jbdot.arithmetic import ALGORITHMS
+    from jbdot.one_device.numerics import ALGORITHMS
 
     names = list(dict.fromkeys(name for taken in ALGORITHMS.values() for name in taken))
     lines = ["| algorithm | CPU | GPU (H100) | TPU |", "|---|---|---|---|"]

@@ -2,19 +2,20 @@
 
 import functools
 
-from jbdot import keras, keras_tf1, lowering_rule, mark, mxnet, tensorflow, theano, transpose_rule
-from jbdot.contract import contract, dot_general
-from jbdot.contraction import Contraction
-from jbdot.explain import Explanation, explain
-from jbdot.front_door import absent
+from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot.calls.contract import contract, dot_general
+from jbdot.calls.explanation import Explanation, explain
+from jbdot.calls.front_door import absent
+from jbdot.calls.sharded import sharded
+from jbdot.calls.tuning import tune
+from jbdot.compilers.compiled import compile_for
+from jbdot.core.contraction import Contraction
 from jbdot.keras_tf1 import batch_dot, dot
-from jbdot.mark import optimize_everything
-from jbdot.optimize import optimize
-from jbdot.sharded import sharded
-from jbdot.sharding_plan import ShardingPlan, plan_sharding
+from jbdot.many_devices.sharding_plan import ShardingPlan, plan_sharding
+from jbdot.one_device import lowering_rule, mark, transpose_rule
+from jbdot.one_device.mark import optimize_everything
+from jbdot.one_device.optimize import optimize
 from jbdot.tensorflow import matmul
-from jbdot.tune import tune
-from jbdot.witness import compile_for
 
 lowering_rule.install()
 transpose_rule.install()

@@ -1,5 +1,5 @@
 """`python -m jbdot` is the command `jbdot`."""
 
-from jbdot.cli import main
+from jbdot.command.cli import main
 
 main()

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jbdot import keras_rules
-from jbdot.contraction import Contraction
-from jbdot.errors import BadIndex, BadType, BadValue
-from jbdot.front_door import perform, plans
-from jbdot.labels import LHS_FREE, RHS_FREE, names
-from jbdot.planned import Operand, Planned
-from jbdot.rules import TENSORFLOW_2, Dtypes, check_pair
+from jbdot.calls import keras_shared
+from jbdot.calls.axis_pairs import check_pair
+from jbdot.calls.dialect_dtypes import TENSORFLOW_2, Dtypes
+from jbdot.calls.front_door import perform, plans
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import BadIndex, BadType, BadValue
+from jbdot.core.labels import LHS_FREE, RHS_FREE, names
+from jbdot.one_device.call_plan import Operand, Planned
 
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 
@@ -41,7 +42,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -65,7 +66,7 @@ def dot(
 
 @plans(dot)
 def _dot(x: Operand, y: Operand) -> Planned:
-    return keras_rules.dot(x, y, TENSORFLOW_2)
+    return keras_shared.dot(x, y, TENSORFLOW_2)
 
 
 def batch_dot(
@@ -90,7 +91,7 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Either operand may be a `BCOO`, as Keras 3's `Dot` takes them on JAX.
@@ -143,7 +144,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     return Planned(Contraction(("b", *lhs), ("b", *rhs), out), sparse=x.sparse or y.sparse)
 
 
-class Dot(keras_rules.DotLayer):
+class Dot(keras_shared.DotLayer):
     """Dot product of two arrays' samples: a layer around `keras.batch_dot`.
 
     `Dot(axes, normalize)([x, y])` is `batch_dot(x, y, axes)` after checks; floating operands are
@@ -172,8 +173,8 @@ class Dot(keras_rules.DotLayer):
 
 @plans(Dot)
 def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
-    x32, y32 = keras_rules.autocast(x, y)
-    planned = keras_rules.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
+    x32, y32 = keras_shared.autocast(x, y)
+    planned = keras_shared.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
     cast = {
         side: dataclasses.replace(getattr(planned, side), dtype=new.dtype.name)
         for side, old, new in (("lhs", x, x32), ("rhs", y, y32))

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jbdot import keras_rules
-from jbdot.contraction import Contraction
-from jbdot.errors import BadIndex, BadKey, BadType, BadValue
-from jbdot.front_door import perform, plans
-from jbdot.labels import BATCH, Labels, Shape, broadcast, names
-from jbdot.planned import AS_IS, Entry, Operand, Planned
-from jbdot.rules import NUMBERS, Dtypes, TensorFlow
+from jbdot.calls import keras_shared
+from jbdot.calls.dialect_dtypes import NUMBERS, Dtypes, TensorFlow
+from jbdot.calls.front_door import perform, plans
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import BadIndex, BadKey, BadType, BadValue
+from jbdot.core.labels import BATCH, Labels, Shape, broadcast, names
+from jbdot.one_device.call_plan import AS_IS, Entry, Operand, Planned
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.
@@ -54,7 +54,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -79,7 +79,7 @@ def dot(
 
 @plans(dot)
 def _dot(x: Operand, y: Operand) -> Planned:
-    planned = keras_rules.dot(x, y, _TENSORFLOW)
+    planned = keras_shared.dot(x, y, _TENSORFLOW)
     if max(x.ndim, y.ndim) > 2 and x.shape[-1] == 0:
         raise BadValue(
             "the operands must flatten to matrices, which in TensorFlow 1 they do not with a contracted size of 0",
@@ -116,7 +116,7 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -150,7 +150,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     return _relabelled(planned, c.lhs, c.rhs, (*c.out, None)) if len(c.out) == 1 else planned
 
 
-class Dot(keras_rules.DotLayer):
+class Dot(keras_shared.DotLayer):
     """Dot product of two arrays' samples: a layer around `keras_tf1.batch_dot`.
 
     `Dot(axes, normalize)([x, y])` is `batch_dot(x, y, axes)` after checks; negative axes count
@@ -179,7 +179,7 @@ class Dot(keras_rules.DotLayer):
 
 @plans(Dot)
 def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
-    return keras_rules.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
+    return keras_shared.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
 
 
 def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from jbdot.contraction import Contraction
-from jbdot.errors import BadValue
-from jbdot.front_door import perform, plans
-from jbdot.labels import BATCH, LHS_FREE, RHS_FREE, Shape, names
-from jbdot.planned import Operand, Planned
+from jbdot.calls.front_door import perform, plans
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import BadValue
+from jbdot.core.labels import BATCH, LHS_FREE, RHS_FREE, Shape, names
+from jbdot.one_device.call_plan import Operand, Planned
 
 
 def dot(
@@ -38,7 +38,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -111,7 +111,7 @@ def batch_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:

@@ -12,13 +12,14 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot import rules
-from jbdot.contraction import Contraction
-from jbdot.errors import BadIndex, BadType, BadValue
-from jbdot.front_door import perform, plans, too_many
-from jbdot.labels import Axes, broadcast
-from jbdot.planned import AS_IS, Entry, Operand, Planned, canonical
-from jbdot.rules import NUMBERS, TENSORFLOW_2, Dtypes, check_pair
+from jbdot.calls import axis_pairs
+from jbdot.calls.axis_pairs import check_pair
+from jbdot.calls.dialect_dtypes import NUMBERS, TENSORFLOW_2, Dtypes
+from jbdot.calls.front_door import perform, plans, too_many
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import BadIndex, BadType, BadValue
+from jbdot.core.labels import Axes, broadcast
+from jbdot.one_device.call_plan import AS_IS, Entry, Operand, Planned, canonical
 
 _EINSUM = Dtypes(NUMBERS, BadValue)
 _BYTES = {"int8", "uint8"}
@@ -59,7 +60,7 @@ def matmul(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -179,7 +180,7 @@ def tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -206,7 +207,7 @@ def tensordot(
 @plans(tensordot)
 def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
     a_axes, b_axes = _tensordot_axes(a, b, axes)
-    planned = rules.tensordot(a, b, a_axes, b_axes)
+    planned = axis_pairs.tensordot(a, b, a_axes, b_axes)
     lhs, rhs = TENSORFLOW_2.enter_matmul(a, b)
     return Planned(
         planned.contraction, Entry(lhs.dtype, fold=planned.lhs.fold), Entry(rhs.dtype, fold=planned.rhs.fold)
@@ -239,7 +240,7 @@ def einsum(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot import rules
-from jbdot.contraction import Contraction
-from jbdot.errors import BadIndex, BadType, BadValue
-from jbdot.front_door import perform, plans
-from jbdot.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
-from jbdot.planned import AS_IS, Entry, Operand, Planned
+from jbdot.calls import axis_pairs
+from jbdot.calls.front_door import perform, plans
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import BadIndex, BadType, BadValue
+from jbdot.core.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
+from jbdot.one_device.call_plan import AS_IS, Entry, Operand, Planned
 
 
 def dot(
@@ -38,7 +38,7 @@ def dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -64,7 +64,7 @@ def _dot(a: Operand, b: Operand) -> Planned:
     if a.ndim == 0 or b.ndim == 0:
         kept = names(DOT_LHS if b.ndim == 0 else DOT_RHS, max(a.ndim, b.ndim))
         return _promoted(a, b, Contraction(kept if a.ndim else (), kept if b.ndim else (), kept))
-    rules.check_pair(a, b, a.ndim - 1, max(0, b.ndim - 2))
+    axis_pairs.check_pair(a, b, a.ndim - 1, max(0, b.ndim - 2))
     lhs, rhs = names(DOT_LHS, a.ndim - 1), names(DOT_RHS, b.ndim - 1)
     return _promoted(
         a,
@@ -97,7 +97,7 @@ def tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -124,7 +124,7 @@ def tensordot(
 @plans(tensordot)
 def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
     a_axes, b_axes = _axes(a, b, axes, batched=False)
-    planned = rules.tensordot(a, b, a_axes, b_axes)
+    planned = axis_pairs.tensordot(a, b, a_axes, b_axes)
     return _promoted(a, b, planned.contraction, planned.lhs, planned.rhs)
 
 
@@ -148,7 +148,7 @@ def batched_dot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -209,7 +209,7 @@ def batched_tensordot(
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
-        lowering: "auto", "direct" or the name of a lowering: see `jbdot.choice`; None is "auto", or what an
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
@@ -246,7 +246,7 @@ def _batched(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes) -> Planned:
             "axis 0 is the batch and must have one size in both",
             f"axis 0 of {a.name} has size {a.shape[0]}, axis 0 of {b.name} has size {b.shape[0]}",
         )
-    planned = rules.tensordot(a, b, a_axes, b_axes, batch=1)
+    planned = axis_pairs.tensordot(a, b, a_axes, b_axes, batch=1)
     return _promoted(a, b, planned.contraction, planned.lhs, planned.rhs)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from records import FRAMEWORKS, NAMES, load
 
 import jbdot
-from jbdot.errors import Refusal
-from jbdot.front_door import PLANNERS, extra_defaults, plan, public_name
+from jbdot.calls.front_door import PLANNERS, extra_defaults, plan, public_name
+from jbdot.core.errors import Refusal
 
 DOORS = {public_name(door): door for door in PLANNERS}
 SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15)

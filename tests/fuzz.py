@@ -281,9 +281,9 @@ def names(case: Case) -> list[str]:
     """The lowerings of a case, the bare dot first."""
     import jax
 
-    from jbdot import choice
-    from jbdot.contraction import Contraction
-    from jbdot.planned import Planned
+    from jbdot.core.contraction import Contraction
+    from jbdot.one_device import choice
+    from jbdot.one_device.call_plan import Planned
 
     c = Contraction.parse(case.text)
     operands = [jax.ShapeDtypeStruct(case.shape(labels), case.dtype) for labels in (case.lhs, case.rhs)]
@@ -337,7 +337,7 @@ def plans(seed: int, number: int, only: str | None) -> Iterator[tuple[str, str, 
     import jax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    from jbdot.sharding_plan import plan_sharding
+    from jbdot.many_devices.sharding_plan import plan_sharding
 
     del only
     case = drawn(seed, number, elements=1 << 12, work=1 << 16)

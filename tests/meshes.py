@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 
-from jbdot import mesh_axes
+from jbdot.many_devices import partition_spec
 
 
 def mesh(shape, names="xyz", kind="Auto"):
@@ -23,7 +23,7 @@ def shardings(names, ndim):
 
 
 def struct(shape, dtype, on, sharding):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(on, mesh_axes.written(sharding)))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(on, partition_spec.written(sharding)))
 
 
 def integers(shape, seed=0):
@@ -36,8 +36,8 @@ def together(on, runs):
     def program(*arrays):
         out = []
         for run, ins, end, chosen in runs:
-            specs = tuple(map(mesh_axes.written, ins))
-            spread = jax.shard_map(run, mesh=on, in_specs=specs, out_specs=mesh_axes.written(end), check_vma=False)
+            specs = tuple(map(partition_spec.written, ins))
+            spread = jax.shard_map(run, mesh=on, in_specs=specs, out_specs=partition_spec.written(end), check_vma=False)
             out.append(spread(*(arrays[index] for index in chosen)))
         return out
 

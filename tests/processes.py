@@ -13,13 +13,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from meshes import integers, mesh, shardings
 
-from jbdot import tuned
-from jbdot.contract import contract
-from jbdot.contraction import Contraction
-from jbdot.mesh_axes import written
+from jbdot.calls.contract import contract
+from jbdot.core.contraction import Contraction
+from jbdot.many_devices.partition_spec import written
+from jbdot.many_devices.sharding_plan import plan_sharding
+from jbdot.one_device import tuning_cache
+from jbdot.one_device.dot_spec import Request
 from jbdot.processes import joined
-from jbdot.request import Request
-from jbdot.sharding_plan import plan_sharding
 
 HEARTBEAT = 4  # seconds of silence after which a process is taken for dead
 SHAPES = {"m k, k n -> m n": ((16, 32), (32, 24)), "b m k, b k n -> b m n": ((16, 8, 32), (16, 32, 8))}
@@ -93,8 +93,8 @@ def lowers_as_all(folder):
     os.environ["JBDOT_TUNED"] = str(folder / f"{jax.process_index()}.jsonl")
     x = jax.ShapeDtypeStruct((8, 16), "float32")
     request = Request.of(x, x, x, (((1,), (1,)), ((0,), (0,))), None)
-    tuned.keep(request, tuned.device_kind("cpu"), ("reduced", "unrolled")[jax.process_index()], 9.0)
-    assert len(tuned._read(tuned.path())) == 1
+    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), ("reduced", "unrolled")[jax.process_index()], 9.0)
+    assert len(tuning_cache._read(tuning_cache.path())) == 1
     (folder / f"{jax.process_index()}.mlir").write_text(
         jax.jit(lambda x: contract("b k, b k -> b", x, x)).lower(x).as_text()
     )

@@ -8,8 +8,9 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jbdot import hardware
-from jbdot.errors import BadValue
-from jbdot.hardware import KNOWN, Hardware, known, of, profile
+from jbdot.core.errors import BadValue
+from jbdot.devices.profile import profile
+from jbdot.hardware import KNOWN, Hardware, known, of
 
 V5E, V5P, H100 = known("TPU v5 lite"), known("TPU v5"), known("NVIDIA H100 80GB HBM3")
 
@@ -44,7 +45,7 @@ def test_the_devices_at_hand_are_known():
 def test_an_unknown_kind_says_how_to_give_a_profile():
     with pytest.raises(BadValue, match="'TPU v99' is none of 'TPU v4', ") as refused:
         known("TPU v99")
-    for remedy in ("jbdot.hardware.Hardware", "dataclasses.replace", "jbdot.hardware.profile"):
+    for remedy in ("jbdot.hardware.Hardware", "dataclasses.replace", "jbdot.devices.profile.profile"):
         assert remedy in str(refused.value)
 
 

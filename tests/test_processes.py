@@ -15,10 +15,10 @@ from jax.sharding import AbstractMesh, Mesh
 from meshes import integers, struct
 from processes import HEARTBEAT
 
+from jbdot.devices.links import Links
 from jbdot.hardware import known
-from jbdot.links import Links
-from jbdot.mesh_axes import written
-from jbdot.sharding_plan import plan_sharding
+from jbdot.many_devices.partition_spec import written
+from jbdot.many_devices.sharding_plan import plan_sharding
 
 SCRIPT = Path(__file__).with_name("processes.py")
 GEMM = "m k, k n -> m n"

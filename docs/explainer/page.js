@@ -237,7 +237,7 @@ function rolesOf(found) {
   return element("table", { class: "roles" }, top, element("tbody", {}, ...rows));
 }
 
-// The picture: operands above, result below, axes as blocks; as jbdot/picture.py draws it, in blocks of 60.
+// The picture: operands above, result below, axes as blocks; as jbdot/calls/call_figure.py draws it, in blocks of 60.
 
 const BLOCK = 60;
 const STEP = 66;

@@ -3,7 +3,7 @@
     python record_capsule_keras.py
 
 It writes capsule_keras_2_2_4.json beside itself. The weights are integers by a formula, so that
-nothing but the layer can differ; tests/test_demo.py reads them from the record.
+nothing but the layer can differ; tests/command/test_demo.py reads them from the record.
 """
 
 import json

@@ -3,8 +3,8 @@
     python record_keras_models.py
 
 It writes keras_models_2_2_4.json beside itself. colab/port_keras_to_jax.ipynb quotes the layers below to the letter and
-ports them; tests/test_ported_models.py holds the ports to the record. Inputs and weights are normal random numbers of
-two decimals, so that they can be written down; gradients are those of the sum of the squared outputs.
+ports them; tests/whole/test_ported_models.py holds the ports to the record. Inputs and weights are normal random
+numbers of two decimals, so that they can be written down; gradients are those of the sum of the squared outputs.
 """
 
 # ruff: noqa: B905 (the zip of Python 3.6 is never strict)

@@ -1,0 +1,158 @@
+"""The core's own front doors: a contraction said by its labels or its dimension numbers."""
+
+import contextlib
+import operator
+from typing import Any, Final
+
+import jax
+from jax import lax
+
+from jbdot.calls.front_door import is_array, perform, plans, too_many
+from jbdot.core.contraction import Contraction
+from jbdot.one_device import jax_internals
+from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.mark import called
+
+_LAX_RAISES: Final = (TypeError, ValueError, IndexError, NotImplementedError, jax_internals.sharding_error())
+
+
+def contract(
+    contraction: Contraction | str,
+    lhs: Any,
+    rhs: Any,
+    *more: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    lowering: str | None = None,
+) -> jax.Array:
+    """Multiplies two arrays as a contraction says.
+
+    `contract("b m k, b k n -> b m n", lhs, rhs)` is `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`.
+
+    Args:
+        contraction: A `Contraction`, or its string: labels with spaces between, or einsum's
+            letters ("bmk,bkn->bmn"); `1` is a unit axis, `...` stands for axes that broadcast.
+        lhs: Array with an axis for each label of `contraction.lhs`.
+        rhs: Array with an axis for each label of `contraction.rhs`.
+        more: None: a product of three operands is refused. `jnp.einsum` in a function that `optimize` is given takes
+            any number.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`, for the result's own axes.
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
+            `optimize` context around the call says.
+
+    Returns:
+        Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`.
+
+    Raises:
+        TypeError: contraction is neither a Contraction nor a string, or there are more than two operands.
+        ValueError: The string is malformed, or a rank or size does not fit the labels.
+
+    Differs: `dot_general` names axes by number.
+
+    Example:
+        >>> from jbdot import contract
+        >>> import jax.numpy as jnp
+        >>> contract("batch query d, batch key d -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
+        (2, 3, 5)
+    """
+    if more:
+        raise too_many(lhs, rhs, *more).told("contract", f"contraction={str(contraction)!r}")
+    return perform(
+        contract, lhs, rhs, (contraction,), (precision, preferred_element_type, out_sharding, lowering), key=contraction
+    )
+
+
+@plans(contract)
+def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
+    if not isinstance(contraction, Contraction):
+        contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
+    return Planned(contraction, sparse=lhs.sparse or rhs.sparse)
+
+
+def dot_general(
+    lhs: Any,
+    rhs: Any,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    *,
+    out_sharding: Any = None,
+    lowering: str | None = None,
+) -> jax.Array:
+    """Multiplies two arrays as dimension numbers say: `lax.dot_general`, through a `Contraction`.
+
+    Takes what `lax.dot_general` takes, and can stand where a library lets a `dot_general` be
+    injected: `flax.linen.Dense(dot_general=jbdot.dot_general)`.
+
+    Args:
+        lhs: Array of any rank.
+        rhs: Array of any rank.
+        dimension_numbers: `((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`, each a
+            sequence of 0-based axes, not negative.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
+            `optimize` context around the call says.
+
+    Returns:
+        Array (batch..., lhs' other axes..., rhs' other axes...) of the dtype of `lax.dot_general`.
+
+    Raises:
+        TypeError, ValueError, ShardingTypeError: Whatever `lax.dot_general` raises for the call, in jbdot's words; and
+            ValueError where the named lowering does not fit.
+
+    Differs: `contract` names axes by label.
+    Source: `jax.lax.dot_general`.
+
+    Example:
+        >>> from jbdot import dot_general
+        >>> import jax.numpy as jnp
+        >>> dot_general(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5)), (((2,), (1,)), ((0,), (0,)))).shape
+        (2, 3, 5)
+    """
+    settings = precision, preferred_element_type, out_sharding, lowering
+    # What is traced, and what is an array to a library alone that has put its own dot in the place of lax's.
+    if not (is_array(lhs) and is_array(rhs)) and (lowering is None or str(lowering) == "direct"):
+        # What lax refuses is said below, in our words; what a library's own dot raises is its own.
+        with contextlib.suppress(*(() if jax_internals.is_patched() else _LAX_RAISES)), called(lowering):
+            return lax.dot_general(
+                lhs, rhs, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
+            )
+    try:
+        return perform(dot_general, lhs, rhs, (dimension_numbers,), settings, key=dimension_numbers)
+    except _LAX_RAISES as error:
+        raise _as_lax(error, lhs, rhs, (dimension_numbers, *settings)) from error.__cause__
+
+
+def _as_lax(error: Exception, lhs: Any, rhs: Any, arguments: tuple[Any, ...]) -> Exception:
+    """The same words in the class of error that `lax.dot_general` raises for the call, where it refuses it too."""
+    numbers, precision, preferred_element_type, out_sharding, _ = arguments
+    try:
+        jax.eval_shape(
+            lambda lhs, rhs: lax.dot_general(
+                lhs, rhs, numbers, precision, preferred_element_type, out_sharding=out_sharding
+            ),
+            lhs,
+            rhs,
+        )
+    except Exception as lax_error:
+        is_other = type(lax_error) in _LAX_RAISES and not isinstance(error, type(lax_error))
+        return type(lax_error)(str(error)) if is_other else error
+    return error
+
+
+@plans(dot_general)
+def _dot_general(lhs: Operand, rhs: Operand, dimension_numbers: Any) -> Planned:
+    try:  # lax takes a bare number for one axis
+        numbers = tuple(tuple(_axes(axes) for axes in pair) for pair in dimension_numbers)
+    except TypeError:
+        numbers = dimension_numbers  # of another form: refused in the contraction's words
+    return Planned(Contraction.from_dimension_numbers(numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse or rhs.sparse)
+
+
+def _axes(axes: Any) -> tuple[int, ...]:
+    return (operator.index(axes),) if hasattr(axes, "__index__") else tuple(map(operator.index, axes))

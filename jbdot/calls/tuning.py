@@ -1,0 +1,122 @@
+"""Times the lowerings of a dot on the device at hand, and keeps the fastest for `"auto"` to use."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import jax
+
+from jbdot.calls import front_door
+from jbdot.calls.contract import contract
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import BadType, BadValue, Refusal
+from jbdot.core.text import table
+from jbdot.one_device import tuning_cache
+from jbdot.one_device.choice import candidates, chosen
+from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.measure import Timing, measure, platform
+from jbdot.one_device.optimize import optimize
+from jbdot.timing import Track
+
+_SURE: Final = 1.03  # a lowering has to be this much faster than one lax.dot_general, in nine rounds of ten, to win
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What was found for one dot: every lowering's timing, and the winner.
+
+    Attributes:
+        request: The dot.
+        device: The device's kind.
+        timings: One for each lowering that can carry the dot out, fastest first.
+        winner: The lowering that `"auto"` uses from now on.
+        before: The one that it would have used.
+    """
+
+    request: Request
+    device: str
+    timings: tuple[Timing, ...]
+    winner: str
+    before: str
+
+    def __str__(self) -> str:
+        rows = [("lowering", "us a call (10 % to 90 %)", "times faster", "compile, ms")]
+        rows += [(t.lowering, str(t.us), str(t.gain), f"{t.compile_ms:.0f}") for t in self.timings]
+        kept = f"kept: {self.winner}" + ("" if self.winner == self.before else f" (the rules said {self.before})")
+        return f"{self.request} on {self.device}\n\n{table(rows)}\n\n  {kept}"
+
+    __repr__ = __str__
+
+
+def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: float = 1.0) -> list[Tuned]:
+    """Times every lowering of the dots in a call, and keeps the winners.
+
+    From then on `"auto"` uses them for dots of the same contraction, sizes, dtypes and precision on this kind of
+    device with this version of JAX, in this process and in those that start later, on machines of one process. Where a
+    choice changes, JAX's caches are cleared, so that functions that were compiled before are compiled anew; what
+    `jax.jit(f).lower(...).compile()` gave stays as it is. Exported programs do not depend on it. What is found is in a
+    file: `JBDOT_TUNED` names it, or is "off".
+
+    Args:
+        function: What to call: a front door, a `Contraction` or its string, or any function, whose every dot is
+            tuned.
+        args: Its arguments, arrays or `jax.ShapeDtypeStruct`s. Only shapes and dtypes matter: operands are drawn
+            at random (standard normal; integers from -9 to 9).
+        seconds: About how long to measure each dot.
+
+    Returns:
+        A `Tuned` for each different dot: print it for the table.
+
+    Raises:
+        TypeError: function cannot be called.
+        ValueError: The call holds no dot, or as function itself.
+
+    Example:
+        >>> from jbdot import tune
+        >>> import jax.numpy as jnp
+        >>> (found,) = tune("b m k, b k -> b m", jnp.ones((8, 4, 4)), jnp.ones((8, 4)), seconds=0.01)
+        >>> found.timings[0].us.median > 0
+        True
+    """
+    if isinstance(function, (Contraction, str)):
+        function = functools.partial(contract, function)
+    try:
+        if not hasattr(seconds, "__float__") or seconds <= 0:
+            raise BadValue("seconds must be a number above 0", f"seconds={seconds!r}")
+        if not callable(function):
+            raise BadType("function must be callable, a Contraction or its string", f"got a {type(function).__name__}")
+        found = list(dict.fromkeys(row.request for row in optimize(function).report(*args)))
+        if not found:
+            raise BadValue("the call must hold a dot of dense arrays", "its jaxpr has none")
+    except Refusal as refusal:
+        raise refusal.told("tune", f"{len(args)} arguments") from None
+    results = [_tuned(request, seconds, track) for request, track in _tracked(found)]
+    front_door.forget()
+    if tuning_cache.read_again():
+        jax.clear_caches()  # what was compiled before was chosen by other lines
+    return results
+
+
+def _tuned(request: Request, seconds: float, track: Track) -> Tuned:
+    before = chosen(request, platform()).lowering
+    timings = measure(request, candidates(request), seconds, track)
+    sure = [timing for timing in timings if timing.lowering == "direct" or timing.gain.p10 > _SURE]
+    winner = min(sure, key=lambda timing: timing.us.median)
+    kind = tuning_cache.device_kind(platform())
+    tuning_cache.keep(request, kind, winner.lowering, winner.gain.median)
+    return Tuned(request, kind, tuple(timings), winner.lowering, before)
+
+
+def _tracked(found: list[Request]) -> Iterable[tuple[Request, Track]]:
+    """Pairs each dot with a progress bar for its rounds, where rich is installed and someone is looking."""
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        yield from ((request, iter) for request in found)
+        return
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        for number, request in enumerate(found, 1):
+            yield request, functools.partial(bar.track, description=f"dot {number} of {len(found)}")

@@ -1,0 +1,1 @@
+"""What a contraction is: its labels, its errors, its words. Nothing here runs JAX."""

@@ -1,0 +1,1 @@
+"""How a contraction is shared out over a mesh: what each device holds, what it sends, and which way is taken."""

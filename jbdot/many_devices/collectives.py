@@ -1,0 +1,325 @@
+"""The steps by which an array gets from one sharding to another: each says what it sends, and does it.
+
+Bytes are those that each device sends by the algorithm that sends fewest, p being the number of devices in a group:
+all-gather (p - 1) times what a device has before, reduce-scatter and all-to-all (p - 1)/p of it, all-reduce twice that,
+a permutation all of it. A slice sends nothing.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Final, Protocol
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+
+from jbdot.many_devices.shard import Block, Factor, MeshAxes, reshaped
+
+SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of
+
+
+class Step(Protocol):
+    """One step: static facts, what it makes of a block, what it costs, and how it is done."""
+
+    kind: ClassVar[str]
+
+    @property
+    def axes(self) -> MeshAxes:
+        """The mesh axes that it runs along."""
+        ...
+
+    def after(self, block: Block) -> Block:
+        """What a device holds afterwards."""
+        ...
+
+    def sent(self, block: Block) -> int:
+        """Bytes that each device sends."""
+        ...
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Carries the step out, inside a `shard_map`."""
+        ...
+
+
+def _group(block: Block, axes: MeshAxes) -> int:
+    return math.prod(block.mesh[axis] for axis in axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Each device keeps its part of an axis: no communication."""
+
+    axes: MeshAxes
+    dim: int
+    kind: ClassVar[str] = "slice"
+
+    def after(self, block: Block) -> Block:
+        """The factors are spread."""
+        return block.prepared(self.dim, self.axes).turned(self.axes, True, self.dim)
+
+    def sent(self, block: Block) -> int:
+        """Nothing."""
+        del block
+        return 0
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Takes this device's index of each factor."""
+        block = block.prepared(self.dim, self.axes)
+        x = reshaped(x, block.view)
+        for axis in self.axes:
+            x = lax.dynamic_slice_in_dim(x, lax.axis_index(axis), 1, block.place(axis, self.dim))
+        return reshaped(x, self.after(block).local)
+
+
+@dataclasses.dataclass(frozen=True)
+class AllGather:
+    """Each device gets the parts of all others along these mesh axes, wherever their factors stand."""
+
+    axes: MeshAxes
+    kind: ClassVar[str] = "all-gather"
+
+    def after(self, block: Block) -> Block:
+        """The factors are held."""
+        return block.turned(self.axes, False)
+
+    def sent(self, block: Block) -> int:
+        """(p - 1) times what a device has."""
+        return block.bytes * (_group(block, self.axes) - 1)
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Gathers along the one axis where the parts are neighbours, else along a new one that is then put in place."""
+        after = self.after(block)
+        dim = _neighbours(block, self.axes)
+        if dim is not None:
+            return lax.all_gather(x, self.axes, axis=dim, tiled=True)
+        x = lax.all_gather(reshaped(x, block.view), self.axes, axis=0, tiled=False)
+        return reshaped(_put(x, block, {axis: block.at[axis][0] for axis in self.axes}), after.local)
+
+
+@dataclasses.dataclass(frozen=True)
+class AllToAll:
+    """Mesh axes that cut some axes of the array cut others instead, all in one exchange.
+
+    Attributes:
+        moves: Each mesh axis, the axis of the array that it cuts before, and the one that it cuts after. None is both
+            left and come to.
+    """
+
+    moves: tuple[tuple[str, int, int], ...]
+    kind: ClassVar[str] = "all-to-all"
+
+    @property
+    def axes(self) -> MeshAxes:
+        """The mesh axes that it runs along."""
+        return tuple(axis for axis, _, _ in self.moves)
+
+    def after(self, block: Block) -> Block:
+        """Held where they were, spread where they go."""
+        block = self._prepared(block)
+        for axis, source, dim in self.moves:
+            block = block.turned((axis,), False, source).turned((axis,), True, dim)
+        return block
+
+    def sent(self, block: Block) -> int:
+        """(p - 1)/p of what a device has."""
+        p = _group(block, self.axes)
+        return block.bytes * (p - 1) // p
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Cuts the axes where the factors go into parts, sends each its way, and puts what comes in place."""
+        after, block = self.after(block), self._prepared(block)
+        (_, source, dim), *_ = self.moves
+        if _neighbours(block, self.axes) == source and _neighbours(after, self.axes) == dim:
+            return lax.all_to_all(x, self.axes, dim, source, tiled=True)
+        x = reshaped(x, block.view)
+        places = [block.place(axis, dim) for axis, _, dim in self.moves]
+        x = jnp.moveaxis(x, places, range(len(places)))  # the parts in front, the axes they leave behind gone
+        x = x.reshape(_group(block, self.axes), *x.shape[len(places) :])
+        x = lax.all_to_all(x, self.axes, 0, 0, tiled=True)
+        x = x.reshape(*(block.mesh[axis] for axis in self.axes), *x.shape[1:])
+        x = jnp.expand_dims(x, [place + len(places) for place in sorted(places)])
+        x = x.reshape(_group(block, self.axes), *x.shape[len(places) :])
+        return reshaped(_put(x, block, {axis: source for axis, source, _ in self.moves}), after.local)
+
+    def _prepared(self, block: Block) -> Block:
+        for dim in dict.fromkeys(dim for _, _, dim in self.moves):
+            block = block.prepared(dim, [axis for axis, _, to in self.moves if to == dim])
+        return block
+
+
+@dataclasses.dataclass(frozen=True)
+class ReduceScatter:
+    """Partial sums are added along mesh axes, and each device keeps its part of an axis of the array.
+
+    It goes along one mesh axis after another, which sends as much as all at once: of a scatter over all of a slice
+    XLA's TPU compiler makes an all-reduce and a slice, twice the bytes.
+
+    Attributes:
+        axes: The mesh axes.
+        dim: The axis of the array.
+        slow: Those of the mesh axes that leave a slice or node: they come last, when the least is left to send.
+    """
+
+    axes: MeshAxes
+    dim: int
+    slow: MeshAxes = ()
+    kind: ClassVar[str] = "reduce-scatter"
+
+    def after(self, block: Block) -> Block:
+        """The factors are spread."""
+        return block.prepared(self.dim, self.axes).turned(self.axes, True, self.dim)
+
+    def sent(self, block: Block) -> int:
+        """(p - 1)/p of what a device has."""
+        p = _group(block, self.axes)
+        return block.bytes * (p - 1) // p
+
+    def turns(self, block: Block) -> list[tuple[str, int]]:
+        """The mesh axes in their order, each with the bytes that a device sends along it."""
+        found: list[tuple[str, int]] = []
+        left = block.bytes
+        for axis in sorted(self.axes, key=self.slow.__contains__):
+            found.append((axis, left * (block.mesh[axis] - 1) // block.mesh[axis]))
+            left //= block.mesh[axis]
+        return found
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Puts the parts in front, and scatters along them; where that is not kept, sends each its way and adds.
+
+        The TPU compiler makes all-reduces of scatters along other axes if parts are narrow, or if the dot or another
+        collective is turned along with them: a barrier keeps those apart. Of dtypes that it never scatters the parts
+        are exchanged, which sends as much, and added by the device that they are for.
+        """
+        after, block = self.after(block), block.prepared(self.dim, self.axes)
+        places = [block.place(axis, self.dim) for axis, _ in self.turns(block)]
+        x = jnp.moveaxis(reshaped(x, block.view), places, range(len(places)))
+        x = lax.optimization_barrier(reshaped(x, (*x.shape[: len(places)], *after.local)))
+        for axis, _ in self.turns(block):
+            if x.dtype in SCATTERED:
+                x = lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
+            else:
+                x = _added(lax.all_to_all(x, axis, 0, 0, tiled=True))
+        return x
+
+
+def _added(parts: jax.Array) -> jax.Array:
+    """Sums along the first axis: floats of 8 and 16 bits in float32, all else as it is."""
+    if jnp.issubdtype(parts.dtype, jnp.floating) and parts.dtype.itemsize < 4:
+        return lax.reduce_sum(parts.astype(jnp.float32), (0,)).astype(parts.dtype)
+    return lax.reduce_sum(parts, (0,))
+
+
+@dataclasses.dataclass(frozen=True)
+class AllReduce:
+    """Partial sums are added along mesh axes, and each device gets all of them."""
+
+    axes: MeshAxes
+    kind: ClassVar[str] = "all-reduce"
+
+    def after(self, block: Block) -> Block:
+        """As before."""
+        return block
+
+    def sent(self, block: Block) -> int:
+        """2 (p - 1)/p of what a device has: a reduce-scatter and an all-gather."""
+        p = _group(block, self.axes)
+        return 2 * block.bytes * (p - 1) // p
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Adds; a barrier keeps the TPU compiler from doing so before a scatter that comes first."""
+        del block
+        return lax.psum(lax.optimization_barrier(x), self.axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Permute:
+    """Devices hand whole blocks to one another, so that axes are cut by other mesh axes or in another order."""
+
+    factors: tuple[tuple[Factor, ...], ...]
+    axes: MeshAxes
+    kind: ClassVar[str] = "permute"
+
+    def after(self, block: Block) -> Block:
+        """The factors that were asked for."""
+        return dataclasses.replace(block, factors=self.factors)
+
+    def sent(self, block: Block) -> int:
+        """All that a device has."""
+        return block.bytes
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Sends each block where it belongs."""
+        return lax.ppermute(x, self.axes, perm=self.pairs(block))
+
+    def pairs(self, block: Block) -> list[tuple[int, int]]:
+        """Who sends to whom, numbered along the mesh axes; whoever has already what it needs sends to itself."""
+        coordinates = np.indices([block.mesh[axis] for axis in self.axes]).reshape(len(self.axes), -1)
+        has, needs = (_piece(one, self.axes, coordinates) for one in (block, self.after(block)))
+        stays = np.flatnonzero(has == needs)
+        senders, receivers = (np.flatnonzero(has != needs) for _ in range(2))
+        senders, receivers = (
+            senders[np.argsort(has[senders], kind="stable")],
+            receivers[np.argsort(needs[receivers], kind="stable")],
+        )
+        return [
+            *zip(stays.tolist(), stays.tolist(), strict=True),
+            *zip(senders.tolist(), receivers.tolist(), strict=True),
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+    """Sums that are complete are rounded to the result's dtype; no communication."""
+
+    dtype: str
+    axes: MeshAxes = ()
+    kind: ClassVar[str] = "cast"
+
+    def after(self, block: Block) -> Block:
+        """The same part in another dtype."""
+        return dataclasses.replace(block, dtype=self.dtype)
+
+    def sent(self, block: Block) -> int:
+        """Nothing."""
+        del block
+        return 0
+
+    def run(self, x: jax.Array, block: Block) -> jax.Array:
+        """Rounds."""
+        del block
+        return x.astype(self.dtype)
+
+
+def _piece(block: Block, axes: MeshAxes, coordinates: Any) -> Any:
+    """Numbers the piece of the array that each device has."""
+    number = np.zeros(coordinates.shape[1], np.int64)
+    for factors in block.factors:
+        for axis, spread in factors:
+            if spread and axis in axes:
+                number = number * block.mesh[axis] + coordinates[axes.index(axis)]
+    return number
+
+
+def _neighbours(block: Block, axes: MeshAxes) -> int | None:
+    """The axis of the array in which the spread factors of these mesh axes stand first, in this order; else None."""
+    places = [block.at.get(axis) for axis in axes]
+    dim = places[0][0] if places[0] else None
+    return dim if dim is not None and places == [(dim, position) for position in range(len(axes))] else None
+
+
+def _put(x: jax.Array, block: Block, dims: dict[str, int]) -> jax.Array:
+    """Puts parts, stacked along a first axis, where the factors of their mesh axes stand, each in an axis of `dims`."""
+    parts = [block.mesh[axis] for axis in dims]
+    places = [block.place(axis, dim) for axis, dim in dims.items()]
+    x = x.reshape(*parts, *x.shape[1:])
+    x = lax.squeeze(x, [len(parts) + place for place in places])
+    return _interleaved(x, len(parts), places)
+
+
+def _interleaved(x: jax.Array, parts: int, places: list[int]) -> jax.Array:
+    """Moves the first axes to these places among the others."""
+    total = x.ndim
+    rest = iter(range(parts, total))
+    at = {place: index for index, place in enumerate(places)}
+    return lax.transpose(x, [at[axis] if axis in at else next(rest) for axis in range(total)])

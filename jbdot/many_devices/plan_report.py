@@ -1,0 +1,155 @@
+"""A plan in words and tables: what `print` shows of a `ShardingPlan`."""
+
+import math
+from typing import Final
+
+from jax import numpy as jnp
+
+from jbdot.core.errors import array_text
+from jbdot.core.text import bytes_text, table
+from jbdot.many_devices import partition_spec
+from jbdot.many_devices.collectives import AllReduce, ReduceScatter
+from jbdot.many_devices.cost import Estimate
+from jbdot.many_devices.decision import Decision
+from jbdot.many_devices.shard import itemsize
+from jbdot.many_devices.strategies import Candidate
+
+SHOWN: Final = 8  # candidates in a printed plan
+Rows = list[tuple[str, ...]]
+
+
+def text(plan: Decision) -> str:
+    """All of it, as plain text."""
+    return "\n\n".join(part if isinstance(part, str) else table(part) for part in parts(plan))
+
+
+def parts(plan: Decision) -> list[str | Rows]:
+    """Its paragraphs and tables: operands, result, candidates, what is taken and why, its steps, the lower bound."""
+    mesh = ", ".join(f"{name}={size}" for name, size in plan.mesh.shape.items())
+    arrays = [
+        f"{array_text(name, x.shape, x.dtype)} {partition_spec.code(x.sharding.spec)}"
+        for name, x in (("lhs", plan.lhs), ("rhs", plan.rhs), ("out", plan.out))
+    ]
+    figures = plan.hardware.name
+    least = f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(plan.bound))}."
+    return [
+        f"{plan.contraction} on {mesh} of {figures}",
+        "\n".join(f"  {array}" for array in arrays) + (" (chosen by the plan)" if plan.open else ""),
+        candidates(plan),
+        "  " + why(plan),
+        steps(plan),
+        *([least] if round(plan.bound) else []),
+        f"  Bytes are counted, for each device; times are estimates, from figures of {figures}.",
+    ]
+
+
+def why(plan: Decision) -> str:
+    """Why the winner is taken, and what its sums over devices are sent in, as sentences."""
+    return " ".join(filter(None, (_taken(plan), _sums(plan))))
+
+
+def _taken(plan: Decision) -> str:
+    if plan.is_plain:
+        same = "nothing has to be sent" if not plan.sent else "operands are only gathered, as XLA does by itself"
+        return f"Taken: plain jit, as {same}{_repeated(plan)}."
+    plain, _ = plan.plain
+    least, _ = min(plan.candidates, key=lambda pair: (pair[0].sent, pair[1].total_us))
+    taken = f"Taken: {plan.winner.name}, which sends {bytes_text(plan.sent)}{_repeated(plan)}"
+    if plain.sent < plan.sent and plain.flops > plan.winner.flops:
+        sent, times = bytes_text(plain.sent), _times(plain, plan)
+        return f"{taken}: plain jit sends an estimated {sent}, but each device does {times} the work."
+    if least.sent < plan.sent:
+        more = least.flops > plan.winner.flops
+        but = (
+            f"has each device do {_times(least, plan)} the work" if more else "is expected to take over a fifth longer"
+        )
+        return f"{taken}: {least.name} sends {bytes_text(least.sent)}, but {but}."
+    return taken + (f", plain jit an estimated {bytes_text(plain.sent)}." if plain.sent != plan.sent else ".")
+
+
+def _repeated(plan: Decision) -> str:
+    """What is said of work that several devices do."""
+    way, (plain, _) = plan.winner, plan.plain
+    share = plan.task.flops / math.prod(plan.mesh.shape.values())
+    if way.flops > plain.flops:
+        return f", and has each device do {way.flops / plain.flops:.3g} times the work of plain jit"
+    if way.flops > share:
+        as_plain = "" if plan.is_plain else ", as plain jit does"
+        return f", and has each device do {way.flops / share:.3g} times its share of the work{as_plain}"
+    return ""
+
+
+def _times(way: Candidate, plan: Decision) -> str:
+    return f"{way.flops / plan.winner.flops:.3g} times"
+
+
+def _sums(plan: Decision) -> str:
+    """What floats that are added over devices are sent in, how precise that is, and what the other way would cost."""
+    narrow, wide = plan.task.dtype, plan.accumulated
+    out = plan.winner.out
+    sent = sum(
+        step.sent(block)
+        for step, block in zip(out.steps, out.blocks, strict=False)
+        if isinstance(step, (AllReduce, ReduceScatter))
+    )
+    if not sent or not jnp.issubdtype(narrow, jnp.floating):
+        return ""
+    used = plan.task.sum_dtype
+    head = f"Sums over devices are sent in {used}"
+    if used != narrow:
+        more = sent - sent * itemsize(narrow) // itemsize(used)
+        return (
+            f"{head}, by sum_dtype, and keep {_bits(used)} bits; {narrow}, as plain jit sends them, would keep "
+            f"{_bits(narrow)} bits, and send {bytes_text(abs(more))} {'less' if more >= 0 else 'more'}."
+        )
+    if wide == narrow:
+        return ""
+    more = sent * itemsize(wide) // itemsize(used) - sent
+    return (
+        f"{head}, as plain jit sends them: each is rounded to {_bits(used)} bits before it is added to others; "
+        f'sum_dtype="{wide}" would keep {_bits(wide)} bits, and send {bytes_text(more)} more.'
+    )
+
+
+def _bits(dtype: str) -> int:
+    return jnp.finfo(dtype).nmant + 1
+
+
+def candidates(plan: Decision) -> Rows:
+    """The table of candidates, with its head."""
+    head = ("way", "lhs", "rhs", "out", "sent", "FLOPs", "temporary", "compute, us", "sent, us", "total, us")
+    plain = ("plain jit", *_row(*plan.plain)[1:])
+    found = [head, *(_row(way, estimate) for way, estimate in plan.candidates[:SHOWN]), plain]
+    if not plan.open:
+        return found
+    ends = [way.out.end.sharding for way, _ in (*plan.candidates[:SHOWN], plan.plain)]
+    column = ["result", *(partition_spec.code(partition_spec.written(end)) for end in ends)]
+    return [(row[0], end, *row[1:]) for row, end in zip(found, column, strict=True)]
+
+
+def steps(plan: Decision) -> Rows:
+    """The steps of the way that is taken, with their head."""
+    found: Rows = [("step", "of", "along", "sent", "each device then has")]
+    for name, way in plan.winner.ways:
+        for step, before, after in zip(way.steps, way.blocks, way.blocks[1:], strict=False):
+            sent, local = bytes_text(step.sent(before)), array_text("", after.local, after.dtype)
+            found.append((step.kind, name, " ".join(step.axes), sent, local))
+        if name == "rhs":
+            made = plan.winner.out.start
+            found.append(("contraction", "lhs, rhs", "", bytes_text(0), array_text("", made.local, made.dtype)))
+    return found
+
+
+def _row(way: Candidate, estimate: Estimate) -> tuple[str, ...]:
+    routes = (
+        ", ".join(f"{step.kind} {' '.join(step.axes)}".strip() for step in side.steps) or "-" for _, side in way.ways
+    )
+    times = (estimate.compute_us, estimate.communication_us, estimate.total_us)
+    return (
+        way.name,
+        *routes,
+        bytes_text(way.sent),
+        f"{way.flops:.3g}",
+        bytes_text(way.temporary),
+        *(f"{us:,.1f}" for us in times),
+    )

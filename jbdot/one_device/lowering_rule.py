@@ -1,0 +1,174 @@
+"""How a marked dot is lowered: a rule before JAX's own, which dots without a mark still get.
+
+Here everything is known that will run: the sizes after vmap, or of one shard; the platform; and, as the rule sees the
+program that is being written, the transposes beside the dot. XLA folds a transpose that made an operand, and one
+that turns the result around, into the dot, and what it runs is another dot than the one that was written. So what is
+chosen for is the dot with these transposes in it. One that turns the result is lowered after the dot: then the dot
+is said again, turned, and what reads the result as it stands after that has it turned back.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+from jax import lax
+from jax.core import ShapedArray
+from jax.interpreters import mlir
+
+from jbdot.one_device import jax_internals, mark
+from jbdot.one_device.choice import Choice, chosen
+from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.lowerings import LOWERINGS
+
+_WIDE: Final = ("float64", "complex128", "int64", "uint64")
+
+
+@dataclasses.dataclass(eq=False)
+class _Dot:
+    """A dot that is being lowered.
+
+    Attributes:
+        context: JAX's, of its equation.
+        operands: The values that it multiplies, without the transposes that made them.
+        request: The same, as static facts.
+        as_written: The dot with these transposes apart.
+        platform: Where it will run.
+        lowering: What its mark says.
+        direct: What lowers it as it was written, by JAX's own rule.
+        anchor: Its result.
+        turned: The result turned around, once it was asked for.
+    """
+
+    context: Any
+    operands: list[Any]
+    request: Request
+    as_written: Request
+    platform: str
+    lowering: str
+    direct: Any
+    anchor: Any = None
+    turned: Any = None
+
+    @functools.cached_property
+    def choice(self) -> Choice:
+        """What is chosen for it as it stands."""
+        return self._chosen(self.request)
+
+    @functools.cached_property
+    def turned_choice(self) -> Choice:
+        """What is chosen where its result is turned around."""
+        return self._chosen(self.request.swapped)
+
+    def _chosen(self, request: Request) -> Choice:
+        return chosen(request, self.platform, self.lowering, jax_internals.is_exported(self.context))
+
+    def lowered(self) -> Any:
+        """Writes it into the program, and notes where, as long as a turned result would be lowered in another way."""
+        is_direct, r = self.choice.lowering == "direct", self.request
+        as_written = self.choice if self.as_written is r else self._chosen(self.as_written)
+        if is_direct and as_written.lowering == "direct":
+            out = self.direct()
+        else:
+            out = _written(self.context, self.choice, r, *self.operands)
+        if r.turn is not None and not (is_direct and self.turned_choice.lowering == "direct"):
+            anchor = jax_internals.anchored(out)
+            if anchor is not None:
+                self.anchor = out = anchor
+                jax_internals.notes(self.context)[out] = self
+        return out
+
+    def lowered_turned(self) -> Any:
+        """Writes it again with rhs first; who reads the result as it stands has that turned back."""
+        if self.turned is None:
+            with jax_internals.before(self.anchor):
+                request, (lhs, rhs) = self.request.swapped, self.operands
+                self.turned = _written(self.context, self.turned_choice, request, rhs, lhs)
+                (back,) = _traced(self.context, _back, ((self.turned, request.out, request.dtype),), request)
+                jax_internals.reattached(self.anchor, back)
+        return self.turned
+
+
+def _back(request: Request, out: Any) -> Any:
+    """The result of a turned dot, as of the dot that was written."""
+    assert request.turn is not None  # else it was not turned
+    return lax.transpose(out, request.turn)
+
+
+def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str | None, **params: Any) -> Any:
+    lowering = mark.of(jax_internals.metadata_of_lowered(context))
+    if lowering == "direct" or not jax_internals.is_local(context) or jax_internals.is_in_kernel():
+        return before(context, lhs, rhs, **params)
+    (left, right), (out,) = context.avals_in, context.avals_out
+    written = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
+    request, operands = written.beneath((lhs, rhs), jax_internals.transposed)
+    direct = functools.partial(_only, before, context, lhs, rhs, **params)
+    where = platform or jax_internals.platform(context)
+    return [_Dot(context, operands, request, written, where, lowering, direct).lowered()]
+
+
+def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
+    """The one result of a rule of JAX's, which may give it in a list."""
+    out = before(context, *args, **params)
+    return out[0] if isinstance(out, (list, tuple)) else out
+
+
+def _lower_transpose(context: Any, x: Any, *, before: Any, platform: str | None, permutation: Any) -> Any:
+    del platform
+    transpose = functools.partial(_only, before, context, permutation=permutation)
+    if jax_internals.metadata_of_lowered(context).get(mark.OPTIMIZED) == "direct":  # a step of another dot's lowering
+        return [transpose(x)]
+    dot = jax_internals.notes(context).get(x)
+    if dot is None or tuple(permutation) != dot.request.turn or (dot.turned is None and jax_internals.is_used(x)):
+        return [transpose(x)]  # of a result that is also read as it stands, XLA leaves the dot alone
+    return [dot.lowered_turned()]
+
+
+def _written(context: Any, choice: Choice, request: Request, lhs: Any, rhs: Any) -> Any:
+    """Writes a lowering into the program, in a scope that profiles show: its steps once for all equal dots."""
+
+    def run(request: Request, lhs: Any, rhs: Any) -> Any:
+        with jax.named_scope(f"dot_general.{choice.lowering}"):
+            return _steps_p.bind(lhs, rhs, lowering=choice.lowering, request=request)
+
+    (out,) = _traced(context, run, _typed(request, lhs, rhs), request)
+    return out
+
+
+# What a dot is lowered to, as one equation: JAX keeps its text in a module, and writes it again for the next such dot.
+_steps_p: Final = jax_internals.primitive("steps")
+_steps_p.def_abstract_eval(lambda *_, lowering, request: ShapedArray(request.out, jax.numpy.dtype(request.dtype)))
+
+
+def _lower_steps(context: Any, lhs: Any, rhs: Any, *, lowering: str, request: Request) -> Any:
+    def run(request: Request, lhs: Any, rhs: Any) -> Any:
+        with jax_internals.of_no_line():  # the next such dot is on another one
+            return LOWERINGS[lowering](request, lhs, rhs)
+
+    return _traced(context, run, _typed(request, lhs, rhs), request)
+
+
+def _typed(request: Request, lhs: Any, rhs: Any) -> tuple[tuple[Any, Any, str], ...]:
+    """Values with their shapes and dtypes."""
+    return (lhs, request.lhs, request.lhs_dtype), (rhs, request.rhs, request.rhs_dtype)
+
+
+def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], request: Request) -> Any:
+    """Writes what a function of arrays does, whatever JAX is set to where the program is lowered."""
+    values = [value for value, _, _ in operands]
+    context = context.replace(avals_in=[ShapedArray(shape, jax.numpy.dtype(dtype)) for _, shape, dtype in operands])
+    wide = any(name in _WIDE for name in (request.lhs_dtype, request.rhs_dtype, request.dtype))
+
+    promotion, ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    direct = mark.marked("direct")  # the dots of a lowering are not chosen for again
+    with jax.enable_x64(wide), promotion, ranks, direct:
+        return mlir.lower_fun(functools.partial(function, request), multiple_results=False)(context, *values)
+
+
+def install() -> None:
+    """Puts the rules before JAX's own."""
+    jax_internals.exclude_from_tracebacks(str(Path(__file__).parents[1]))
+    mlir.register_lowering(_steps_p, _lower_steps)
+    jax_internals.put_before(lax.dot_general_p, _lower_dot)
+    jax_internals.put_before(lax.transpose_p, _lower_transpose)

@@ -1,0 +1,275 @@
+"""What a function's dots are, and how each will be lowered: read off its jaxpr, nothing is run."""
+
+import dataclasses
+import html
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from jax import lax
+from jax import numpy as jnp
+
+from jbdot.core.contraction import Contraction
+from jbdot.core.errors import array_text
+from jbdot.core.text import number_text, table
+from jbdot.one_device import jax_internals, mark
+from jbdot.one_device.choice import PLATFORMS, Choice, chosen
+from jbdot.one_device.dot_spec import Request
+
+# What multiplies and is left alone: by name, as JAX has them.
+_ALONE: Final = {
+    "conv_general_dilated": "convolution",
+    "ragged_dot_general": "ragged_dot",
+    "ragged_dot": "ragged_dot",
+    "scaled_matmul": "scaled_matmul",
+    "bcoo_dot_general": "sparse dot",
+    "bcoo_spdot_general": "sparse dot",
+    "bcsr_dot_general": "sparse dot",
+}
+# Kernels: what they hold is for other compilers than XLA's.
+_SEALED: Final = {
+    "pallas_call": "kernel",
+    "core_map": "kernel",
+    "mpmd_map": "kernel",
+    "cudnn_fusion": "kernel",
+    "custom_fusion": "kernel",
+    "fusible": "kernel",
+}
+_UNCOUNTED: Final = {"while", "custom_linear_solve"}  # what they hold runs as often as the numbers ask
+_LARGE: Final = 1 << 30  # bytes of a result that is warned of, where it is
+_TIMES: Final = 16  # as many times larger than its operands
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRow:
+    """One dot of a function.
+
+    Attributes:
+        source: The line that asked for it and the function around it, as "/home/me/train.py:12 (loss)"; empty where
+            JAX does not know.
+        times: How often a call runs it: the lengths of the scans around it, multiplied. None in a while loop, and
+            where a solver decides. Every branch of a cond counts as if taken.
+        request: Its sizes, dtypes and precision.
+        choice: The lowering, why, and what it gains.
+    """
+
+    source: str
+    times: int | None
+    request: Request
+    choice: Choice
+
+    @property
+    def contraction(self) -> Contraction:
+        """The labels."""
+        return self.request.contraction
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of running it once."""
+        return self.request.flops
+
+    @property
+    def operands(self) -> str:
+        """Operands and result, as `float32[2,3] float32[3,4] -> float32[2,4]`."""
+        r = self.request
+        arrays = ((r.lhs, r.lhs_dtype), (r.rhs, r.rhs_dtype), (r.out, r.dtype))
+        return "{} {} -> {}".format(*(array_text("", shape, dtype) for shape, dtype in arrays))
+
+    @property
+    def operand_bytes(self) -> int:
+        """Of both operands."""
+        r = self.request
+        return sum(
+            math.prod(shape) * jnp.dtype(dtype).itemsize
+            for shape, dtype in ((r.lhs, r.lhs_dtype), (r.rhs, r.rhs_dtype))
+        )
+
+    @property
+    def result_bytes(self) -> int:
+        """Of the result."""
+        return math.prod(self.request.out) * jnp.dtype(self.request.dtype).itemsize
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the result is far larger than all operands, and large."""
+        return self.request.is_static and self.result_bytes > max(_LARGE, _TIMES * self.operand_bytes)
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        path, _, where = self.source.rpartition("/")
+        choice = self.choice
+        gain = f"{choice.gain:.2g} on {choice.case} ({choice.source})" if choice.gain else ""
+        times = "?" if self.times is None else number_text(self.times)
+        cells = where or path, times, str(self.contraction), self.operands, number_text(self.flops)
+        return *cells, choice.lowering, gain, choice.why
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """Something that multiplies, and that jbdot leaves as it is.
+
+    Attributes:
+        kind: What it is: "convolution", "ragged_dot", "kernel".
+        source: The line that asked for it.
+        times: How often a call runs it, as in `ReportRow`.
+        flops: FLOPs of running it once; None where they are not known.
+    """
+
+    kind: str
+    source: str
+    times: int | None
+    flops: int | None
+
+    def __str__(self) -> str:
+        flops = "unknown" if self.flops is None else number_text(self.flops)
+        times = "?" if self.times is None else number_text(self.times)
+        return f"{self.kind} at {self.source.rpartition('/')[2] or 'an unknown line'}: {times} times {flops} FLOPs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The dots of a function, in the order in which it asks for them.
+
+    Attributes:
+        function: The function's name.
+        platform: Where it would run.
+        rows: A `ReportRow` for each dot.
+        alone: An `Alone` for each thing that multiplies and is no dot, or a kernel.
+    """
+
+    function: str
+    platform: str
+    rows: tuple[ReportRow, ...]
+    alone: tuple[Alone, ...] = ()
+
+    @classmethod
+    def of(cls, function: str, jaxpr: Any, platform: str) -> "Report":
+        """Reads it off a jaxpr."""
+        found = list(_found(jaxpr, PLATFORMS.get(platform, platform)))
+        rows = tuple(row for row in found if isinstance(row, ReportRow))
+        return cls(function, platform, rows, tuple(row for row in found if isinstance(row, Alone)))
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the dots of a call, as far as it is known how often each runs."""
+        return sum(row.flops * row.times for row in self.rows if row.times is not None)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is probably not meant: results far larger than all that they are made of."""
+        return tuple(
+            f"{row.source.rpartition('/')[2] or 'a dot'} has a result of {_bytes(row.result_bytes)}, "
+            f"{row.result_bytes // max(1, row.operand_bytes):,} times its operands: {row.operands}"
+            for row in self.rows
+            if row.is_large
+        )
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return (
+            "where",
+            "times",
+            "contraction",
+            "operands and result",
+            "FLOPs",
+            "lowering",
+            "times faster, and on what",
+            "why",
+        )
+
+    @property
+    def title(self) -> str:
+        """What is reported, in a line."""
+        known = "" if all(row.times is not None for row in self.rows) else " where it is known how often they run"
+        dots = f"{len(self.rows)} dot{'' if len(self.rows) == 1 else 's'}"
+        return f"{self.function} on {self.platform}: {dots}, {number_text(self.flops)} FLOPs{known}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is left alone, and what is warned of, a line each."""
+        alone = [f"left alone: {one}" for one in self.alone]
+        return [*alone, *(f"warning: {warning}" for warning in self.warnings)]
+
+    def __iter__(self) -> Iterator[ReportRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        text = f"{self.title}\n\n{table([self.head, *(row.cells() for row in self.rows)])}"
+        return "\n".join([text, *([""] if self.remarks else []), *self.remarks])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        def line(cells: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in cells) + "</tr>"
+
+        rows = "".join(line(row.cells(), "td") for row in self.rows)
+        remarks = "".join(f"<p>{html.escape(remark)}</p>" for remark in self.remarks)
+        head = f"<p><code>{html.escape(self.title)}</code></p>"
+        return f"{head}<table>{line(self.head, 'th')}{rows}</table>{remarks}"
+
+
+def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -> Iterator[ReportRow | Alone]:
+    """What multiplies in a jaxpr and in the jaxprs of its equations.
+
+    What JAX traced elsewhere, such as a derivative rule, has no line of its own: then it has that of its call.
+    """
+    equations = getattr(jaxpr, "jaxpr", jaxpr).eqns
+    transposes = {id(equation.outvars[0]): equation for equation in equations if equation.primitive is lax.transpose_p}
+    first = {id(variable): equation for equation in reversed(equations) for variable in equation.invars}
+    for equation in equations:
+        name, params = equation.primitive.name, equation.params
+        at = re.sub(r":(\d+):\d+ ", r":\1 ", jax_internals.source(equation)) or source
+        if equation.primitive is lax.dot_general_p:
+            yield ReportRow(at, times, *_decided(equation, transposes, first.get(id(equation.outvars[0])), platform))
+        elif name in _SEALED or name in _ALONE:
+            yield Alone(_SEALED.get(name) or _ALONE[name], at, times, _flops(equation))
+        else:
+            inner = None if times is None or name in _UNCOUNTED else times * params.get("length", 1)
+            for inside in jax_internals.inner_jaxprs(params):
+                yield from _found(inside, platform, inner, at)
+
+
+def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: str) -> tuple[Request, Choice]:
+    """A dot as it is written, and what `lowering_rule` will choose for it, with the transposes beside it."""
+    (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
+    numbers, precision = params["dimension_numbers"], params["precision"]
+    written = Request.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
+    lowering = mark.of(jax_internals.metadata_of(equation.ctx))
+    if lowering == "direct":
+        return written, Choice("direct", "as asked")
+
+    def transposed(operand: Any) -> Any:
+        maker = transposes.get(id(operand))
+        return None if maker is None else (maker.invars[0], maker.params["permutation"])
+
+    request, _ = written.beneath(equation.invars, transposed)
+    turned = tuple(reader.params["permutation"]) if reader is not None and reader.primitive is lax.transpose_p else None
+    if turned is not None and turned == request.turn:
+        request = request.swapped
+    return written, chosen(request, platform, lowering)
+
+
+def _flops(equation: Any) -> int | None:
+    """FLOPs of what is no dot: 2 for each multiply-add; of a kernel what it says itself."""
+    shapes = [x.aval.shape for x in (*equation.invars, *equation.outvars) if hasattr(x.aval, "shape")]
+    match equation.primitive.name:
+        case "conv_general_dilated":
+            out_features = equation.params["dimension_numbers"].rhs_spec[0]
+            return 2 * math.prod(shapes[2]) * math.prod(shapes[1]) // max(1, shapes[1][out_features])
+        case "ragged_dot_general" | "ragged_dot":
+            (lhs_contracting, _), _ = equation.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+            return 2 * math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in lhs_contracting)
+        case _:
+            said = equation.params.get("cost_estimate")
+            return getattr(said, "flops", None)
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:,.3g} GB"

@@ -1,0 +1,156 @@
+"""Every lowering gives lax.dot_general's result: exactly on integers, in shape and dtype always."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax import numpy as jnp
+
+import jbdot
+from jbdot.core.contraction import Contraction
+from jbdot.one_device.choice import candidates, misfit
+from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.lowerings import LOWERINGS
+from jbdot.one_device.miscompilations import RIGHT_PINS
+
+RNG = np.random.default_rng(0)
+CASES = (
+    "bmk,bkn->bmn",
+    "bkm,bkn->bmn",
+    "bkm,bnk->bmn",
+    "kmb,nkb->bmn",
+    "bmcd,cbdn->bmn",
+    "bk,bkn->bn",
+    "bmk,bk->bm",
+    "bk,bk->b",
+    "mk,kn->mn",
+    "k,k->",
+    "bm,bn->bmn",
+    "bqhd,bkhd->bhqk",
+    "hd,skhd->hsk",
+)
+SIZES = dict(zip("bmknqhdcs", (32, 3, 4, 5, 3, 2, 4, 2, 3), strict=True))
+DTYPES = (
+    ("float32", None),
+    ("bfloat16", None),
+    ("float16", "float32"),
+    ("int8", "int32"),
+    ("int8", None),
+    ("uint8", "uint32"),
+    ("uint8", None),
+    ("float8_e4m3fn", "float32"),
+    ("float8_e5m2", None),
+    ("complex64", None),
+    ("float32", "float64"),
+)
+
+
+def ask(labels, dtype, out=None, precision=None, sizes=SIZES):
+    """A request for a contraction, and integer-valued operands."""
+    c = Contraction.parse(labels)
+    low, high = (0, 200) if dtype == "uint8" else (-3, 4)
+    lhs, rhs = (
+        jnp.asarray(RNG.integers(low, high, [sizes[label] for label in side]), dtype) for side in (c.lhs, c.rhs)
+    )
+    result = jax.ShapeDtypeStruct((), out or dtype)
+    return Request.of(lhs, rhs, result, c.dimension_numbers, precision), lhs, rhs
+
+
+def check(request, lhs, rhs):
+    """Compiles all that can carry the dot out as one program, and compares."""
+    names = candidates(request)
+    want, *others = jax.jit(lambda x, y: [LOWERINGS[name](request, x, y) for name in names])(lhs, rhs)
+    for name, got in zip(names[1:], others, strict=True):
+        assert (got.shape, got.dtype) == (want.shape, want.dtype), name
+        np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+@pytest.mark.parametrize("labels", CASES)
+def test_equals_lax_dot_general(labels):
+    check(*ask(labels, "int32"))
+
+
+@pytest.mark.parametrize("labels", ["bkm,bnk->bmn", "bmk,bk->bm"])
+@pytest.mark.parametrize(("dtype", "out"), DTYPES)
+def test_equals_lax_dot_general_in_every_dtype(labels, dtype, out, x64):
+    request, lhs, rhs = ask(labels, dtype, out)
+    assert request.dtype == lax.dot_general(lhs, rhs, request.dimension_numbers, None, out).dtype.name
+    check(request, lhs, rhs)
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None)
+def test_equals_lax_dot_general_whatever_the_axes(data):
+    """Any order of up to two batch, contracting and free axes on each side."""
+    count = st.integers(0, 2)
+    groups = [pool[: data.draw(count)] for pool in ("bc", "kr", "mi", "nu")]
+    batch, contracting, left, right = groups
+    lhs = "".join(data.draw(st.permutations(batch + contracting + left)))
+    rhs = "".join(data.draw(st.permutations(batch + contracting + right)))
+    sizes = {label: data.draw(st.integers(1, 4)) for label in "bckrminu"}
+    request, x, y = ask(f"{lhs},{rhs}->{batch}{left}{right}", "int32", sizes=sizes)
+    check(request, x, y)
+
+
+def test_a_loop_over_a_batch_that_no_block_divides():
+    check(*ask("bmk,bkn->bmn", "int32", sizes=SIZES | {"b": 97}))
+
+
+def test_8_bit_floats_are_rounded_once():
+    """273 lies nearer to 288 than to 256: rounded to bfloat16 first it is 272, and would go to 256."""
+    x, y = jnp.full((8, 39), 7, "float8_e4m3fn"), jnp.ones((39, 8), "float8_e4m3fn")
+    out = jbdot.contract("m k, k n -> m n", x, y, lowering="widened")
+    assert out.dtype == "float8_e4m3fn"
+    assert np.all(out.astype("float32") == 288)
+
+
+@pytest.mark.parametrize(("dtype", "out"), [("float32", "int32"), ("bfloat16", "int32"), ("complex64", "float32")])
+@pytest.mark.parametrize("labels", ["bmk,bkn->bmn", "bk,bk->b"])
+def test_a_sum_of_another_kind_is_cut_at_the_end(labels, dtype, out):
+    """1.5 * 1.5 four times is 9, cut first 4; the real part of (1 + 2i) * (1 + 2i) four times is -12, cut first 4."""
+    request, lhs, rhs = ask(labels, dtype, out, sizes={"b": 1 << 14, "m": 4, "n": 4, "k": 4})
+    lhs, rhs = (jnp.full_like(x, 1 + 2j if "complex" in dtype else 1.5) for x in (lhs, rhs))
+    assert candidates(request) == ["direct"]
+    found = jbdot.contract(labels, lhs, rhs, preferred_element_type=out)
+    assert found.dtype == out
+    assert np.all(found == (-12 if "complex" in dtype else 9))
+
+
+def test_what_a_lowering_needs():
+    matrices, *_ = ask("mk,kn->mn", "float32")
+    assert candidates(matrices) == ["direct", "pinned", "reduced", "unrolled", "split"]
+    assert "vector" in misfit(matrices, "padded")
+    assert "batch" in misfit(matrices, "looped")
+    odd, *_ = ask("mk,kn->mn", "float32", sizes=SIZES | {"k": 65})
+    assert "at most 64" in misfit(odd, "unrolled")
+    assert "multiple of 2" in misfit(odd, "split")
+    unlike = (
+        ask("mk,kn->mn", "bool"),
+        ask("mk,kn->mn", "float32", "bool"),
+        ask("mk,kn->mn", "float32", sizes=SIZES | {"m": 0}),
+    )
+    for request, *_ in unlike:
+        assert candidates(request) == ["direct"]
+    named, *_ = ask("mk,kn->mn", "bfloat16", precision=lax.DotAlgorithmPreset.BF16_BF16_F32)
+    assert candidates(named) == ["direct"]
+
+
+def test_layouts_are_pinned_of_the_result_and_of_operands_that_have_to_move():
+    for labels, pins in {"bmk,bkn->bmn": 1, "bmk,bnk->bmn": 1, "bkm,bkn->bmn": 2, "kmb,nkb->bmn": 3}.items():
+        request, lhs, rhs = ask(labels, "float32")
+        jaxpr = str(jax.make_jaxpr(lambda x, y, r=request: LOWERINGS["pinned"](r, x, y))(lhs, rhs))
+        assert jaxpr.count("layout_constraint[") == pins - (not RIGHT_PINS)  # a batched result, where XLA is wrong
+
+
+@pytest.mark.parametrize("name", [name for name in LOWERINGS if name in ("pinned", "looped", "reduced", "unrolled")])
+def test_no_lowering_sums_in_fewer_bits(name):
+    """1 + 2^-11 + 2^-11 in halves: 1 if each step is rounded, more if the sum is held in 32 bits."""
+    sizes = SIZES | {"k": 3, "m": 1, "n": 1}
+    request, lhs, rhs = ask("bmk,bkn->bmn", "float16", sizes=sizes)
+    row = jnp.asarray([1, 2**-11, 2**-11], "float16")
+    lhs, rhs = jnp.broadcast_to(row, lhs.shape), jnp.ones_like(rhs)
+    assert (jax.jit(functools.partial(LOWERINGS[name], request))(lhs, rhs) > 1).all()
