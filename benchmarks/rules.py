@@ -17,7 +17,7 @@ from jax import numpy as jnp
 
 from jbdot.core.contraction import Contraction
 from jbdot.one_device import rules, tuning_cache
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import measure
 from jbdot.one_device.rules import Rule
 
@@ -29,12 +29,12 @@ SUMS = {
 }  # the result's dtype where it is not the operands'
 
 
-def request_of(rule: Rule) -> Request:
+def request_of(rule: Rule) -> DotSpec:
     """The dot of a rule's case."""
     labels, lhs, rhs, dtype = rule.case
     operands = (jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape in (lhs, rhs))
     out = jax.ShapeDtypeStruct((), jnp.dtype(SUMS.get(dtype, dtype)))
-    return Request.of(*operands, out, Contraction.parse(labels).dimension_numbers, None)
+    return DotSpec.of(*operands, out, Contraction.parse(labels).dimension_numbers, None)
 
 
 def measured(rule: Rule, seconds: float) -> dict[str, object]:

@@ -80,6 +80,8 @@ def machine() -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from jbdot.timing import processor
+
     versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jax.lib.__version__}
     devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
     return {**versions, "numpy": np.__version__, "jbdot": jbdot_version(), "devices": devices, "processor": processor()}
@@ -98,13 +100,6 @@ def jbdot_source() -> str:
 
     files = sorted(path for path in Path(jbdot.__file__).parent.rglob("*") if path.suffix in (".py", ".json"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
-
-
-def processor() -> str:
-    """The processor's model name, where the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def threads() -> int:

@@ -35,7 +35,7 @@ from jbdot.compilers.child import QUIET
 from jbdot.compilers.compiled import ESTIMATED
 from jbdot.hlo import Unreadable, estimated_cycles
 from jbdot.one_device.choice import candidates, chosen
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 
 RESULTS: Final = Path(__file__).parent / "results"
 # kind: a topology to ask for, and the clock in GHz: peak FLOP/s over the multiply-adds of the matrix units.
@@ -167,21 +167,21 @@ def child(kind: str) -> None:
 
 def compiled(case: Case, lowerings: list[str], device: Any) -> Row:
     """Compiles a case by each lowering that fits it; a program that two of them give, once."""
-    request = _request(case)
-    fitting = [name for name in lowerings if name in ("auto", *candidates(request))]
+    spec = _request(case)
+    fitting = [name for name in lowerings if name in ("auto", *candidates(spec))]
     programs = {name: _lowered(case, name, device) for name in fitting}
     texts = {name: program.as_text() for name, program in programs.items()}
     found = {text: _figures(programs[name]) for text, name in {texts[name]: name for name in fitting}.items()}
     figures = {name: found[texts[name]] for name in fitting}
-    return {**dataclasses.asdict(case), "chosen": chosen(request, "tpu").lowering, "lowerings": figures}
+    return {**dataclasses.asdict(case), "chosen": chosen(spec, "tpu").lowering, "lowerings": figures}
 
 
-def _request(case: Case) -> Request:
+def _request(case: Case) -> DotSpec:
     operands = [jax.ShapeDtypeStruct(shape, case.dtype) for shape in (case.lhs, case.rhs)]
     contraction = Contraction.parse(case.text)
     out = jax.ShapeDtypeStruct(contraction.out_shape(*(x.shape for x in operands)), _summed(case) or case.dtype)
     precision = case.precision and lax.Precision(case.precision)
-    return Request.of(*operands, out, contraction.dimension_numbers, precision)
+    return DotSpec.of(*operands, out, contraction.dimension_numbers, precision)
 
 
 def _summed(case: Case) -> str | None:

@@ -27,7 +27,7 @@ from jbdot.calls.explanation import Explanation
 from jbdot.calls.front_door import PLANNERS, extra_defaults, operand_names, others, plan, public_name
 from jbdot.core.colours import COLOURS
 from jbdot.core.errors import Refusal
-from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand
 
 HERE = Path(__file__).parent
 DTYPE = jnp.dtype("float32")
@@ -130,7 +130,7 @@ def refused(refusal: Refusal) -> list[Any]:
     return ["refusal", refusal.kind.__name__, broken, remedy]
 
 
-def answered(planned: Planned, lhs: Operand, rhs: Operand) -> list[Any]:
+def answered(planned: CallPlan, lhs: Operand, rhs: Operand) -> list[Any]:
     """What is said of a call that has an answer; sizes are names."""
     shape = planned.out_shape(lhs.shape, rhs.shape)
     e = Explanation("", planned, lhs, rhs, {}, shape, DTYPE, None, {}, {}, None, ())

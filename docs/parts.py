@@ -128,7 +128,12 @@ class Rule(NamedTuple):
     module: str
 
 
-KINDS = {kind.__name__: kind.kind.__name__ for kind in Refusal.__subclasses__()}
+def _refusals(kind: type[Refusal]) -> Iterator[type[Refusal]]:
+    for each in kind.__subclasses__():
+        yield from (each, *_refusals(each))
+
+
+KINDS = {kind.__name__: kind.kind.__name__ for kind in _refusals(Refusal)}
 CARRIED = {"kind", "refusal", "sparse_operand"}  # variables that hold one of several
 PLAIN = ("cli", "files")  # raise ValueError as it is, with sentences
 

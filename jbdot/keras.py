@@ -18,7 +18,7 @@ from jbdot.calls.front_door import perform, plans
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import LHS_FREE, RHS_FREE, names
-from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand
 
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 
@@ -65,7 +65,7 @@ def dot(
 
 
 @plans(dot)
-def _dot(x: Operand, y: Operand) -> Planned:
+def _dot(x: Operand, y: Operand) -> CallPlan:
     return keras_shared.dot(x, y, TENSORFLOW_2)
 
 
@@ -119,7 +119,7 @@ def batch_dot(
 
 
 @plans(batch_dot)
-def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
+def _batch_dot(x: Operand, y: Operand, axes: Any) -> CallPlan:
     for operand in (x, y):
         if operand.ndim < 2:
             raise BadValue(
@@ -141,7 +141,7 @@ def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
     out = ("b", *lhs, *rhs) if lhs or rhs else ("b", None)
     lhs.insert(x_axis - 1, "k")
     rhs.insert(y_axis - 1, "k")
-    return Planned(Contraction(("b", *lhs), ("b", *rhs), out), sparse=x.sparse or y.sparse)
+    return CallPlan(Contraction(("b", *lhs), ("b", *rhs), out), sparse=x.sparse or y.sparse)
 
 
 class Dot(keras_shared.DotLayer):
@@ -172,7 +172,7 @@ class Dot(keras_shared.DotLayer):
 
 
 @plans(Dot)
-def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
+def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> CallPlan:
     x32, y32 = keras_shared.autocast(x, y)
     planned = keras_shared.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
     cast = {
@@ -221,7 +221,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> Planned:
+def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> CallPlan:
     """What Keras makes of an axis that is still negative once the rank was added, such as -4 in rank 3.
 
     Its loops that move the contracted axis into place then build other permutations, which
@@ -262,7 +262,7 @@ def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> Planned:
     dropped = out.pop(1 if x.ndim == 2 else -1) if 2 in (x.ndim, y.ndim) else None
     left, right = tuple(lhs[i] for i in range(x.ndim)), tuple(rhs[i] for i in range(y.ndim))
     left, right = (tuple(None if label == dropped else label for label in side) for side in (left, right))
-    return Planned(Contraction(left, right, tuple(out)))
+    return CallPlan(Contraction(left, right, tuple(out)))
 
 
 def _leading(x: Operand, y: Operand) -> str:

@@ -17,7 +17,7 @@ from jbdot.calls.front_door import perform, plans
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadKey, BadType, BadValue
 from jbdot.core.labels import BATCH, Labels, Shape, broadcast, names
-from jbdot.one_device.call_plan import AS_IS, Entry, Operand, Planned
+from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.
@@ -78,7 +78,7 @@ def dot(
 
 
 @plans(dot)
-def _dot(x: Operand, y: Operand) -> Planned:
+def _dot(x: Operand, y: Operand) -> CallPlan:
     planned = keras_shared.dot(x, y, _TENSORFLOW)
     if max(x.ndim, y.ndim) > 2 and x.shape[-1] == 0:
         raise BadValue(
@@ -141,7 +141,7 @@ def batch_dot(
 
 
 @plans(batch_dot)
-def _batch_dot(x: Operand, y: Operand, axes: Any) -> Planned:
+def _batch_dot(x: Operand, y: Operand, axes: Any) -> CallPlan:
     x_axis, y_axis = _axes(x, y, axes)
     rank = max(x.ndim, y.ndim)
     planned = _elementwise(x, y, x_axis, y_axis) if rank == 2 else _batch_matmul(x, y, rank, x_axis, y_axis)
@@ -178,7 +178,7 @@ class Dot(keras_shared.DotLayer):
 
 
 @plans(Dot)
-def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> Planned:
+def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> CallPlan:
     return keras_shared.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
 
 
@@ -203,7 +203,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
     return pair
 
 
-def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
+def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> CallPlan:
     """Two matrices: `reduce_sum(x * y)`, where unequal axes transpose x first and the sum runs along y's."""
     _MULTIPLY.check(x, y)
     turned = x_axis != y_axis
@@ -227,9 +227,9 @@ def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> Planned:
     if turned:
         lhs, left = lhs[::-1], left[::-1]
     x_entry, y_entry = (
-        Entry(stretch=shape) if shape != operand.shape else AS_IS for shape, operand in ((left, x), (right, y))
+        OperandSteps(stretch=shape) if shape != operand.shape else AS_IS for shape, operand in ((left, x), (right, y))
     )
-    return Planned(Contraction(lhs, rhs, tuple(out[i] for i in (0, 1) if i not in summed)), x_entry, y_entry)
+    return CallPlan(Contraction(lhs, rhs, tuple(out[i] for i in (0, 1) if i not in summed)), x_entry, y_entry)
 
 
 def _reduced(axis: Any) -> tuple[int, ...]:
@@ -247,7 +247,7 @@ def _reduced(axis: Any) -> tuple[int, ...]:
     return (index % 2,)
 
 
-def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -> Planned:
+def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -> CallPlan:
     """`tf.matmul` with adjoints: whatever does not name the last axis names the one before it."""
     if rank < 2:
         _TENSORFLOW.enter_matmul(x, y)
@@ -267,14 +267,14 @@ def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -
         for side, other in ((lhs, rhs), (rhs, lhs))
     )
     out = tuple(label if label in lhs or label in rhs else None for label in (*batch, "m", "n"))
-    return Planned(
+    return CallPlan(
         Contraction(lhs, rhs, out),
-        Entry(conjugate=adjoint_x and x.is_complex),
-        Entry(conjugate=adjoint_y and y.is_complex),
+        OperandSteps(conjugate=adjoint_x and x.is_complex),
+        OperandSteps(conjugate=adjoint_y and y.is_complex),
     )
 
 
-def _squeezed(planned: Planned, x: Operand, y: Operand) -> Planned:
+def _squeezed(planned: CallPlan, x: Operand, y: Operand) -> CallPlan:
     """Drops the axes that Keras squeezed after it had padded an operand: each must have size 1."""
     padding = abs(x.ndim - y.ndim)
     first = x.ndim + y.ndim - 3 if x.ndim > y.ndim else x.ndim - 1
@@ -300,5 +300,5 @@ def _padded(operand: Operand, rank: int) -> Shape:
     return operand.shape + (1,) * (rank - operand.ndim)
 
 
-def _relabelled(planned: Planned, lhs: Labels, rhs: Labels, out: Labels) -> Planned:
+def _relabelled(planned: CallPlan, lhs: Labels, rhs: Labels, out: Labels) -> CallPlan:
     return dataclasses.replace(planned, contraction=Contraction(lhs, rhs, out))

@@ -12,7 +12,7 @@ from jbdot.calls.front_door import perform, plans
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadValue
 from jbdot.core.labels import BATCH, LHS_FREE, RHS_FREE, Shape, names
-from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand
 
 
 def dot(
@@ -62,7 +62,7 @@ def dot(
 
 
 @plans(dot)
-def _dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> Planned:
+def _dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> CallPlan:
     for operand in (lhs, rhs):
         if operand.ndim == 0:
             raise BadValue(
@@ -79,7 +79,7 @@ def _dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> Pl
         _check_sizes(operand, operand.shape)
     left, right = names(LHS_FREE, lhs.ndim - 1), names(RHS_FREE, rhs.ndim - 1)
     _check_dtypes(lhs, rhs)
-    return Planned(
+    return CallPlan(
         Contraction(
             ("k", *left) if transpose_a else (*left, "k"),
             (*right, "k") if transpose_b else ("k", *right),
@@ -135,7 +135,7 @@ def batch_dot(
 
 
 @plans(batch_dot)
-def _batch_dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> Planned:
+def _batch_dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool) -> CallPlan:
     if lhs.ndim != rhs.ndim or lhs.ndim < 3:
         raise BadValue(
             "both operands must have one rank, 3 or more",
@@ -153,7 +153,7 @@ def _batch_dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool)
             operand, tuple(size for label, size in zip(labels, operand.shape, strict=True) if label != settled)
         )
     _check_dtypes(lhs, rhs)
-    return Planned(contraction)
+    return CallPlan(contraction)
 
 
 def _check_sizes(operand: Operand, sizes: Shape) -> None:

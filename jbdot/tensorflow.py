@@ -19,7 +19,7 @@ from jbdot.calls.front_door import perform, plans, too_many
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import Axes, broadcast
-from jbdot.one_device.call_plan import AS_IS, Entry, Operand, Planned, canonical
+from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps, canonical
 
 _EINSUM = Dtypes(NUMBERS, BadValue)
 _BYTES = {"int8", "uint8"}
@@ -95,7 +95,7 @@ def _matmul(
     a_is_sparse: bool,
     b_is_sparse: bool,
     output_type: Any,
-) -> Planned:
+) -> CallPlan:
     for operand, transpose, adjoint in ((a, transpose_a, adjoint_a), (b, transpose_b, adjoint_b)):
         if transpose and adjoint:
             raise BadValue(
@@ -126,12 +126,12 @@ def _matmul(
         dataclasses.replace(entry, conjugate=bool(adjoint) and operand.is_complex)
         for entry, operand, adjoint in ((entries[0], a, adjoint_a), (entries[1], b, adjoint_b))
     )
-    return Planned(contraction, lhs_entry, rhs_entry, dtype)
+    return CallPlan(contraction, lhs_entry, rhs_entry, dtype)
 
 
 def _matmul_dtypes(
     a: Operand, b: Operand, batched: bool, hinted: bool, output_type: Any
-) -> tuple[tuple[Entry, Entry], str | None, int | None]:
+) -> tuple[tuple[OperandSteps, OperandSteps], str | None, int | None]:
     """Picks a kernel as TensorFlow does: casts, the result's dtype if not theirs, the highest rank it takes."""
     most = 2 if hinted else None
     kinds = {a.dtype.name, b.dtype.name}
@@ -144,10 +144,10 @@ def _matmul_dtypes(
     # BatchMatMulV3 from here on, which looks at no hint.
     if wanted == jnp.int32 and kinds <= _BYTES:
         # 8-bit integers of two signs have one dtype that holds both: multiply in the result's.
-        cast = Entry("int32") if len(kinds) == 2 else AS_IS
+        cast = OperandSteps("int32") if len(kinds) == 2 else AS_IS
         return (cast, cast), "int32", None
     if wanted == jnp.bfloat16 and "bfloat16" in kinds and kinds - {"bfloat16"} <= _BYTES:
-        lhs, rhs = (AS_IS if operand.dtype == wanted else Entry("bfloat16") for operand in (a, b))
+        lhs, rhs = (AS_IS if operand.dtype == wanted else OperandSteps("bfloat16") for operand in (a, b))
         return (lhs, rhs), None, None
     raise BadValue(
         "output_type must be int32 for two 8-bit integers, bfloat16 for bfloat16 with an 8-bit integer, "
@@ -205,12 +205,14 @@ def tensordot(
 
 
 @plans(tensordot)
-def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
+def _tensordot(a: Operand, b: Operand, axes: Any) -> CallPlan:
     a_axes, b_axes = _tensordot_axes(a, b, axes)
     planned = axis_pairs.tensordot(a, b, a_axes, b_axes)
     lhs, rhs = TENSORFLOW_2.enter_matmul(a, b)
-    return Planned(
-        planned.contraction, Entry(lhs.dtype, fold=planned.lhs.fold), Entry(rhs.dtype, fold=planned.rhs.fold)
+    return CallPlan(
+        planned.contraction,
+        OperandSteps(lhs.dtype, fold=planned.lhs.fold),
+        OperandSteps(rhs.dtype, fold=planned.rhs.fold),
     )
 
 
@@ -267,7 +269,7 @@ def einsum(
 
 
 @plans(einsum)
-def _einsum(x: Operand, y: Operand, equation: Any) -> Planned:
+def _einsum(x: Operand, y: Operand, equation: Any) -> CallPlan:
     if not isinstance(equation, str):
         raise BadType("the equation must be a string", f"got a {type(equation).__name__}")
     inputs, arrow, result = equation.replace(" ", "").partition("->")
@@ -279,7 +281,7 @@ def _einsum(x: Operand, y: Operand, equation: Any) -> Planned:
     contraction = Contraction.parse(f"{inputs}->{result}", x.shape, y.shape)
     contraction.sizes(x.shape, y.shape, (x.name, y.name))
     _EINSUM.check(x, y)
-    return Planned(contraction)
+    return CallPlan(contraction)
 
 
 def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: bool = False) -> jax.Array:
@@ -314,7 +316,7 @@ def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: b
 
 
 @plans(sparse_dense_matmul)
-def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: bool) -> Planned:
+def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: bool) -> CallPlan:
     if not sp_a.sparse or b.sparse:
         wrong = "b is sparse" if sp_a.sparse else "sp_a is a dense array"
         raise BadType(
@@ -333,10 +335,10 @@ def _sparse_dense_matmul(sp_a: Operand, b: Operand, adjoint_a: bool, adjoint_b: 
         ("k", "m") if adjoint_a else ("m", "k"), ("n", "k") if adjoint_b else ("k", "n"), ("m", "n")
     )
     lhs, rhs = (
-        Entry(conjugate=bool(adjoint) and operand.is_complex)
+        OperandSteps(conjugate=bool(adjoint) and operand.is_complex)
         for operand, adjoint in ((sp_a, adjoint_a), (b, adjoint_b))
     )
-    return Planned(contraction, lhs, rhs, sparse=True)
+    return CallPlan(contraction, lhs, rhs, sparse=True)
 
 
 def _tensordot_axes(a: Operand, b: Operand, axes: Any) -> tuple[Axes, Axes]:

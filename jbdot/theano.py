@@ -15,7 +15,7 @@ from jbdot.calls.front_door import perform, plans
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
-from jbdot.one_device.call_plan import AS_IS, Entry, Operand, Planned
+from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
 
 
 def dot(
@@ -60,7 +60,7 @@ def dot(
 
 
 @plans(dot)
-def _dot(a: Operand, b: Operand) -> Planned:
+def _dot(a: Operand, b: Operand) -> CallPlan:
     if a.ndim == 0 or b.ndim == 0:
         kept = names(DOT_LHS if b.ndim == 0 else DOT_RHS, max(a.ndim, b.ndim))
         return _promoted(a, b, Contraction(kept if a.ndim else (), kept if b.ndim else (), kept))
@@ -122,7 +122,7 @@ def tensordot(
 
 
 @plans(tensordot)
-def _tensordot(a: Operand, b: Operand, axes: Any) -> Planned:
+def _tensordot(a: Operand, b: Operand, axes: Any) -> CallPlan:
     a_axes, b_axes = _axes(a, b, axes, batched=False)
     planned = axis_pairs.tensordot(a, b, a_axes, b_axes)
     return _promoted(a, b, planned.contraction, planned.lhs, planned.rhs)
@@ -171,7 +171,7 @@ def batched_dot(
 
 
 @plans(batched_dot)
-def _batched_dot(a: Operand, b: Operand) -> Planned:
+def _batched_dot(a: Operand, b: Operand) -> CallPlan:
     for operand in (a, b):
         if operand.ndim == 0:
             raise BadType(
@@ -233,11 +233,11 @@ def batched_tensordot(
 
 
 @plans(batched_tensordot)
-def _batched_tensordot(x: Operand, y: Operand, axes: Any) -> Planned:
+def _batched_tensordot(x: Operand, y: Operand, axes: Any) -> CallPlan:
     return _batched(x, y, *_axes(x, y, axes, batched=True))
 
 
-def _batched(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes) -> Planned:
+def _batched(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes) -> CallPlan:
     for operand in (a, b):
         if operand.ndim == 0:
             raise BadIndex("an operand must have a batch axis", f"{operand.name} is a scalar")
@@ -327,17 +327,22 @@ def _index(axis: Any, operand: Operand) -> int:
 
 
 def _promoted(
-    a: Operand, b: Operand, contraction: Contraction, lhs: Entry = AS_IS, rhs: Entry = AS_IS, sparse: bool = False
-) -> Planned:
+    a: Operand,
+    b: Operand,
+    contraction: Contraction,
+    lhs: OperandSteps = AS_IS,
+    rhs: OperandSteps = AS_IS,
+    sparse: bool = False,
+) -> CallPlan:
     """Casts both operands to the dtype that NumPy promotes them to."""
     if a.dtype == b.dtype:
-        return Planned(contraction, lhs, rhs, sparse=sparse)
+        return CallPlan(contraction, lhs, rhs, sparse=sparse)
     try:
         dtype = np.promote_types(a.dtype, b.dtype)
     except TypeError:
         dtype = jnp.promote_types(a.dtype, b.dtype)  # Theano had no bfloat16
     lhs, rhs = (
-        Entry(dtype.name if operand.dtype != dtype else None, fold=entry.fold)
+        OperandSteps(dtype.name if operand.dtype != dtype else None, fold=entry.fold)
         for operand, entry in ((a, lhs), (b, rhs))
     )
-    return Planned(contraction, lhs, rhs, sparse=sparse)
+    return CallPlan(contraction, lhs, rhs, sparse=sparse)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import gc
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -28,6 +30,7 @@ class Spread:
         """Reads the percentiles off measured values.
 
         Example:
+            >>> from jbdot.timing import Spread
             >>> Spread.of([1.0, 2.0, 3.0]).median
             2.0
         """
@@ -82,3 +85,11 @@ def _block_s(call: Call, length: int) -> float:
         out = call()
     jax.block_until_ready(out)  # pyright: ignore[reportPossiblyUnboundVariable]
     return time.perf_counter() - start
+
+
+def processor() -> str:
+    """Names the processor's model, where the system says it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

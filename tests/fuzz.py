@@ -283,11 +283,11 @@ def names(case: Case) -> list[str]:
 
     from jbdot.core.contraction import Contraction
     from jbdot.one_device import choice
-    from jbdot.one_device.call_plan import Planned
+    from jbdot.one_device.call_plan import CallPlan
 
     c = Contraction.parse(case.text)
     operands = [jax.ShapeDtypeStruct(case.shape(labels), case.dtype) for labels in (case.lhs, case.rhs)]
-    return [*choice.candidates(Planned(c).request(*operands, None, case.wanted)), "auto"]
+    return [*choice.candidates(CallPlan(c).dot_spec(*operands, None, case.wanted)), "auto"]
 
 
 def compared(got: list[Any], want: list[np.ndarray]) -> str:

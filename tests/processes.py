@@ -18,7 +18,7 @@ from jbdot.core.contraction import Contraction
 from jbdot.many_devices.partition_spec import written
 from jbdot.many_devices.sharding_plan import plan_sharding
 from jbdot.one_device import tuning_cache
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.processes import joined
 
 HEARTBEAT = 4  # seconds of silence after which a process is taken for dead
@@ -92,8 +92,8 @@ def lowers_as_all(folder):
     """Each process has a file of its own, which names another lowering for the same dot."""
     os.environ["JBDOT_TUNED"] = str(folder / f"{jax.process_index()}.jsonl")
     x = jax.ShapeDtypeStruct((8, 16), "float32")
-    request = Request.of(x, x, x, (((1,), (1,)), ((0,), (0,))), None)
-    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), ("reduced", "unrolled")[jax.process_index()], 9.0)
+    spec = DotSpec.of(x, x, x, (((1,), (1,)), ((0,), (0,))), None)
+    tuning_cache.keep(spec, tuning_cache.device_kind("cpu"), ("reduced", "unrolled")[jax.process_index()], 9.0)
     assert len(tuning_cache._read(tuning_cache.path())) == 1
     (folder / f"{jax.process_index()}.mlir").write_text(
         jax.jit(lambda x: contract("b k, b k -> b", x, x)).lower(x).as_text()

@@ -7,7 +7,6 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
-from jbdot import hardware
 from jbdot.core.errors import BadValue
 from jbdot.devices.profile import profile
 from jbdot.hardware import KNOWN, Hardware, known, of
@@ -145,7 +144,7 @@ def test_profile_measures(monkeypatch):
 
 
 def test_profile_of_one_device_has_no_links(monkeypatch):
-    monkeypatch.setattr(hardware, "_best_us", lambda call, seconds: 1.0)
+    monkeypatch.setattr("jbdot.devices.profile._best_us", lambda call, seconds: 1.0)
     found = profile(jax.sharding.Mesh(jax.devices()[:1], ("x",)), side=4, length=64)
     assert found.link_bytes_per_s == math.inf
     assert found.peak["float32"] == 2 * 4**3 * 1e6

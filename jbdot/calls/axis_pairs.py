@@ -5,7 +5,7 @@ import math
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadValue
 from jbdot.core.labels import Axes
-from jbdot.one_device.call_plan import Entry, Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand, OperandSteps
 
 
 def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "") -> None:
@@ -19,7 +19,7 @@ def check_pair(x: Operand, y: Operand, x_axis: int, y_axis: int, remedy: str = "
         )
 
 
-def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0) -> Planned:
+def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0) -> CallPlan:
     """Plans `out = sum over the paired axes of a * b`, the first `batch` axes of both being batch.
 
     Both frameworks compare the flattened sizes alone. Where those agree and the axes' own sizes
@@ -39,13 +39,13 @@ def tensordot(a: Operand, b: Operand, a_axes: Axes, b_axes: Axes, batch: int = 0
         )
     leading = tuple(range(batch))
     if not merged:
-        return Planned(Contraction.from_dimension_numbers(((a_axes, b_axes), (leading, leading)), a.ndim, b.ndim))
+        return CallPlan(Contraction.from_dimension_numbers(((a_axes, b_axes), (leading, leading)), a.ndim, b.ndim))
     kept = tuple((axis,) for axis in leading)
     a_free, b_free = (
         tuple((axis,) for axis in range(batch, operand.ndim) if axis not in axes)
         for operand, axes in ((a, a_axes), (b, b_axes))
     )
-    lhs, rhs = Entry(fold=(*kept, *a_free, a_axes)), Entry(fold=(*kept, b_axes, *b_free))
+    lhs, rhs = OperandSteps(fold=(*kept, *a_free, a_axes)), OperandSteps(fold=(*kept, b_axes, *b_free))
     numbers = ((batch + len(a_free),), (batch,)), (leading, leading)
     contraction = Contraction.from_dimension_numbers(numbers, batch + len(a_free) + 1, batch + len(b_free) + 1)
-    return Planned(contraction, lhs, rhs)
+    return CallPlan(contraction, lhs, rhs)

@@ -10,7 +10,7 @@ from jax import lax
 from jbdot.calls.front_door import is_array, perform, plans, too_many
 from jbdot.core.contraction import Contraction
 from jbdot.one_device import jax_internals
-from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand
 from jbdot.one_device.mark import called
 
 _LAX_RAISES: Final = (TypeError, ValueError, IndexError, NotImplementedError, jax_internals.sharding_error())
@@ -66,10 +66,10 @@ def contract(
 
 
 @plans(contract)
-def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> Planned:
+def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> CallPlan:
     if not isinstance(contraction, Contraction):
         contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
-    return Planned(contraction, sparse=lhs.sparse or rhs.sparse)
+    return CallPlan(contraction, sparse=lhs.sparse or rhs.sparse)
 
 
 def dot_general(
@@ -146,12 +146,12 @@ def _as_lax(error: Exception, lhs: Any, rhs: Any, arguments: tuple[Any, ...]) ->
 
 
 @plans(dot_general)
-def _dot_general(lhs: Operand, rhs: Operand, dimension_numbers: Any) -> Planned:
+def _dot_general(lhs: Operand, rhs: Operand, dimension_numbers: Any) -> CallPlan:
     try:  # lax takes a bare number for one axis
         numbers = tuple(tuple(_axes(axes) for axes in pair) for pair in dimension_numbers)
     except TypeError:
         numbers = dimension_numbers  # of another form: refused in the contraction's words
-    return Planned(Contraction.from_dimension_numbers(numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse or rhs.sparse)
+    return CallPlan(Contraction.from_dimension_numbers(numbers, lhs.ndim, rhs.ndim), sparse=lhs.sparse or rhs.sparse)
 
 
 def _axes(axes: Any) -> tuple[int, ...]:

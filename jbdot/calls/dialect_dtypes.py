@@ -4,7 +4,7 @@ import dataclasses
 from typing import Final
 
 from jbdot.core.errors import BadType, BadValue, Refusal
-from jbdot.one_device.call_plan import AS_IS, Entry, Operand
+from jbdot.one_device.call_plan import AS_IS, Operand, OperandSteps
 
 
 class Dtypes:
@@ -59,10 +59,10 @@ class TensorFlow:
     sparse: Dtypes
     sparse_operand: type[Refusal]
 
-    def enter_matmul(self, x: Operand, y: Operand) -> tuple[Entry, Entry]:
+    def enter_matmul(self, x: Operand, y: Operand) -> tuple[OperandSteps, OperandSteps]:
         """Checks the dtypes of a product of two matrices; bfloat16 with float32 multiplies in float32."""
         if {x.dtype.name, y.dtype.name} == {"bfloat16", "float32"}:
-            lhs, rhs = (Entry("float32") if operand.dtype.name == "bfloat16" else AS_IS for operand in (x, y))
+            lhs, rhs = (OperandSteps("float32") if operand.dtype.name == "bfloat16" else AS_IS for operand in (x, y))
             return lhs, rhs
         self.matmul.check(x, y)
         return AS_IS, AS_IS

@@ -32,7 +32,7 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadType, Refusal
 from jbdot.many_devices.partition_spec import mesh_of
 from jbdot.many_devices.sharding_plan import ShardingPlan
-from jbdot.one_device.call_plan import Operand, Planned, canonical, read
+from jbdot.one_device.call_plan import CallPlan, Operand, canonical, read
 from jbdot.one_device.choice import PLATFORMS, check, chosen
 from jbdot.one_device.numerics import arithmetic, missing
 
@@ -148,19 +148,19 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         read(*settings.values())
         planned = plan(function, lhs, rhs, arguments)
         shape = planned.out_shape(lhs.shape, rhs.shape)
-        request = planned.request(lhs, rhs, settings["precision"], settings["preferred_element_type"])
+        spec = planned.dot_spec(lhs, rhs, settings["precision"], settings["preferred_element_type"])
         lowering = settings["lowering"] or "auto"
         if not planned.sparse:
-            check(request, lowering)
+            check(spec, lowering)
     except Refusal as refusal:
         raise refused(refusal, function, lhs, rhs, arguments, tuple(settings.values())) from None
     left, right = operand_names(function)
     platforms = {} if planned.sparse else PLATFORMS
     choices = {
-        name: chosen(request, platform, lowering) for name, platform in platforms.items() if not missing(request, name)
+        name: chosen(spec, platform, lowering) for name, platform in platforms.items() if not missing(spec, name)
     }
     arithmetics = {
-        name: arithmetic(request, name, choices[name].lowering) if name in choices else missing(request, name)
+        name: arithmetic(spec, name, choices[name].lowering) if name in choices else missing(spec, name)
         for name in platforms
     }
     return Explanation(
@@ -170,13 +170,13 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype), is_sparse(rhs)),
         given(function, arguments),
         shape,
-        jnp.dtype(request.dtype),
-        None if planned.sparse else request,
+        jnp.dtype(spec.dtype),
+        None if planned.sparse else spec,
         choices,
         arithmetics,
         _over_mesh(function, lhs, rhs, arguments, settings),
         tuple(
-            (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, Planned) else str(answer))
+            (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, CallPlan) else str(answer))
             for door, answer in others(function, lhs, rhs, arguments)
         ),
     )

@@ -1,7 +1,7 @@
 """The edge: from what a user called to a plan, and from the plan to the answer.
 
 A front door is a public function and, beside it, its planner: the same arguments with
-`Operand`s for arrays, in plain Python, giving a `Planned` or raising a `Refusal`. `perform`
+`Operand`s for arrays, in plain Python, giving a `CallPlan` or raising a `Refusal`. `perform`
 joins the two. An eager call looks its plan up and runs it as one compiled function; under a
 JAX transformation the plan runs in the open, so that nothing but its steps is traced.
 """
@@ -28,9 +28,9 @@ from jbdot.core.text import bytes_text
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.sharding_plan import plan_sharding
 from jbdot.one_device import jax_internals
-from jbdot.one_device.call_plan import Operand, Planned, UnsaidSharding, canonical, read
+from jbdot.one_device.call_plan import CallPlan, Operand, UnsaidSharding, canonical, read
 
-Planner = Callable[..., Planned]
+Planner = Callable[..., CallPlan]
 Settings = tuple[Any, Any, Any, str | None]
 SETTINGS: Final[dict[str, Any]] = {  # what every front door takes beside its own arguments
     "precision": None,
@@ -47,7 +47,7 @@ _UNSET: Final[Settings] = (None, None, None, None)
 _NAMED: Final = 4  # front doors, or shardings, in an error message
 _ARRAYS: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, list, tuple)  # the last two: refused
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
-_PLANNED: Final[dict[Any, Planned]] = {}  # plans of calls that were traced, by all that a planner is told
+_PLANNED: Final[dict[Any, CallPlan]] = {}  # plans of calls that were traced, by all that a planner is told
 
 
 def plans(function: Callable[..., Any]) -> Callable[[Planner], Planner]:
@@ -120,7 +120,7 @@ def _answer(
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
-def _compiled(planned: Planned, settings: Settings, name: str) -> Callable[..., jax.Array]:
+def _compiled(planned: CallPlan, settings: Settings, name: str) -> Callable[..., jax.Array]:
     return _jitted(lambda lhs, rhs: planned.run(lhs, rhs, *settings), name)
 
 
@@ -156,7 +156,7 @@ def _is_plain(value: Any) -> bool:
     return exact or isinstance(value, (type, np.dtype))
 
 
-def _planned(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], key: Any) -> Planned:
+def _planned(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], key: Any) -> CallPlan:
     """Plans a traced call, once for each kind of call of dense arrays."""
     if is_sparse(lhs) or is_sparse(rhs):
         return plan(function, lhs, rhs, arguments)
@@ -175,7 +175,7 @@ def _planned(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[
     return planned
 
 
-def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...] = ()) -> Planned:
+def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...] = ()) -> CallPlan:
     """Plans a call; operands need only have shape and dtype.
 
     Raises:
@@ -223,7 +223,7 @@ def refused(
         found = (
             f"{public_name(door)} gives {planned.out_shape(lhs.shape, rhs.shape)}"
             for door, planned in others(function, lhs, rhs, arguments)
-            if isinstance(planned, Planned) and _runs(planned, lhs, rhs, settings)
+            if isinstance(planned, CallPlan) and _runs(planned, lhs, rhs, settings)
         )
         answers = list(itertools.islice(found, _NAMED))
         if answers:
@@ -246,7 +246,7 @@ def _sharding_advice(refusal: UnsaidSharding) -> str:
     )
 
 
-def _runs(planned: Planned, lhs: Any, rhs: Any, settings: Settings) -> bool:
+def _runs(planned: CallPlan, lhs: Any, rhs: Any, settings: Settings) -> bool:
     """Whether a plan is carried out with these settings, of these operands: it is traced."""
     try:
         jax.eval_shape(lambda lhs, rhs: planned.run(lhs, rhs, *read(*settings)), lhs, rhs)
@@ -264,14 +264,14 @@ def _written(name: str, value: Any) -> str:
 
 def others(
     function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...]
-) -> list[tuple[Callable[..., Any], Planned | Refusal]]:
+) -> list[tuple[Callable[..., Any], CallPlan | Refusal]]:
     """Asks every other front door the same call: the plan it would make, or why it refuses.
 
     One that has no such argument as the call gives, or needs one that it does not give, cannot be
     called so and is left out. Those of the same name come first.
     """
     asked = given(function, arguments)
-    found: list[tuple[Callable[..., Any], Planned | Refusal]] = []
+    found: list[tuple[Callable[..., Any], CallPlan | Refusal]] = []
     for door in sorted(PLANNERS, key=lambda door: door.__name__ != function.__name__):
         # What is told its axes, as contract and dot_general are, says nothing of a framework.
         if door is function or door.__module__ == "jbdot.calls.contract":

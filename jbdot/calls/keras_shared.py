@@ -16,10 +16,10 @@ from jbdot.calls.front_door import perform, public_name
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.core.labels import DOT_LHS, DOT_RHS, names
-from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand
 
 
-def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
+def dot(x: Operand, y: Operand, backend: TensorFlow) -> CallPlan:
     """Plans `K.dot`: Keras flattened to matrices where a rank is above 2, and multiplied those."""
     if x.sparse or y.sparse:
         return _sparse_dot(x, y, backend)
@@ -42,10 +42,10 @@ def dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
     lhs, rhs = (*names(DOT_LHS, x.ndim - 1), "r"), names(DOT_RHS, y.ndim - 1)
     rhs = (*rhs[:-1], "r", rhs[-1])
     check_pair(x, y, x.ndim - 1, y.ndim - 2)
-    return Planned(Contraction(lhs, rhs, (*lhs[:-1], *rhs[:-2], rhs[-1])), lhs_entry, rhs_entry)
+    return CallPlan(Contraction(lhs, rhs, (*lhs[:-1], *rhs[:-2], rhs[-1])), lhs_entry, rhs_entry)
 
 
-def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
+def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> CallPlan:
     if max(x.ndim, y.ndim) > 2 and y.ndim < 2:
         raise BadIndex("y must have an axis before its last", f"{y.name} has rank {y.ndim}")
     if y.sparse or x.ndim > 2 or y.ndim > 2:
@@ -61,7 +61,7 @@ def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> Planned:
         )
     check_pair(x, y, 1, 0)
     backend.sparse.check_kernel(x)
-    return Planned(Contraction(("a", "r"), ("r", "i"), ("a", "i")), sparse=True)
+    return CallPlan(Contraction(("a", "r"), ("r", "i"), ("a", "i")), sparse=True)
 
 
 class DotLayer:
@@ -128,8 +128,8 @@ def autocast(*operands: Operand) -> tuple[Operand, ...]:
 
 
 def dot_layer(
-    x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Callable[..., Planned], normalizable: Dtypes
-) -> Planned:
+    x: Operand, y: Operand, axes: Any, normalize: bool, batch_dot: Callable[..., CallPlan], normalizable: Dtypes
+) -> CallPlan:
     """Plans `Dot(axes, normalize)([x, y])`: checks the axes, normalizes, and leaves the rest to `batch_dot`."""
     check_layer_axes(axes)
     pair = (axes, axes) if isinstance(axes, int) else tuple(axes)

@@ -11,9 +11,9 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import array_text
 from jbdot.core.text import number_text, table
 from jbdot.many_devices.sharding_plan import ShardingPlan
-from jbdot.one_device.call_plan import Operand, Planned
+from jbdot.one_device.call_plan import CallPlan, Operand
 from jbdot.one_device.choice import Choice
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Meaning:
         arguments: The other arguments that were given, by name.
         shape: The result's shape.
         dtype: The result's dtype.
-        request: The dot that it comes down to; None for a sparse operand.
+        dot_spec: The dot that it comes down to; None for a sparse operand.
         lowerings: For each backend ("cpu", "gpu", "tpu") the lowering that runs there on one device, and why; none
             for a backend that refuses the dot, as `arithmetic` says, nor for a sparse operand.
         over_mesh: How it is spread where the operands are on a mesh; None where they are on one device.
@@ -38,13 +38,13 @@ class Meaning:
     """
 
     function: str
-    planned: Planned
+    planned: CallPlan
     lhs: Operand
     rhs: Operand
     arguments: dict[str, Any]
     shape: tuple[int, ...]
     dtype: Any
-    request: Request | None
+    dot_spec: DotSpec | None
     lowerings: dict[str, Choice]
     arithmetic: dict[str, str]
     over_mesh: ShardingPlan | None

@@ -18,7 +18,7 @@ from jbdot.hardware import Hardware
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.shard import Sharding
 from jbdot.many_devices.sharding_plan import ShardingPlan, plan_sharding
-from jbdot.one_device.call_plan import Entry, Planned
+from jbdot.one_device.call_plan import CallPlan, OperandSteps
 
 _KEPT = 1024  # plans, each with its compiled function
 
@@ -50,7 +50,7 @@ class Sharded:
         """The plan of a call: operands may be `jax.ShapeDtypeStruct`s with a sharding."""
         return self._planned(args, kwargs)[-1]
 
-    def _planned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Planned, ShardingPlan]:
+    def _planned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, CallPlan, ShardingPlan]:
         settings = {name: kwargs.pop(name, value) for name, value in front_door.SETTINGS.items() if name in kwargs}
         out = settings.pop("out_sharding", None) or self._options["out"]
         function = self._function
@@ -146,7 +146,7 @@ def _kept(c: Contraction, lhs: Any, rhs: Any, out: Any, options: tuple[tuple[str
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _entered(planned: Planned, plan: ShardingPlan) -> Callable[[Any, Any], jax.Array]:
+def _entered(planned: CallPlan, plan: ShardingPlan) -> Callable[[Any, Any], jax.Array]:
     def run(lhs: Any, rhs: Any) -> jax.Array:
         return plan(*planned.entered(lhs, rhs))
 
@@ -192,7 +192,7 @@ def _context() -> Any:
 
 
 def _operand(
-    name: str, x: Any, spec: PartitionSpec, entry: Entry, labels: Labels, kept: tuple[str, ...], mesh: Any
+    name: str, x: Any, spec: PartitionSpec, entry: OperandSteps, labels: Labels, kept: tuple[str, ...], mesh: Any
 ) -> jax.ShapeDtypeStruct:
     """What an operand is once it has entered: shape, dtype and sharding of the labels that it keeps."""
     given = partition_spec.read(spec, len(x.shape), mesh.shape, name)
@@ -218,11 +218,11 @@ def _cut(name: str, axis: int, what: str) -> BadValue:
     )
 
 
-def _stretched(given: Sharding, x: Any, entry: Entry) -> Sharding:
+def _stretched(given: Sharding, x: Any, entry: OperandSteps) -> Sharding:
     return given + ((),) * (len(entry.stretch or x.shape) - len(given))
 
 
-def _folded(name: str, given: Sharding, entry: Entry) -> Sharding:
+def _folded(name: str, given: Sharding, entry: OperandSteps) -> Sharding:
     if entry.fold is None:
         return given
     for group in entry.fold:

@@ -14,7 +14,7 @@ from jbdot.core.errors import BadType, BadValue, Refusal
 from jbdot.core.text import table
 from jbdot.one_device import tuning_cache
 from jbdot.one_device.choice import candidates, chosen
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import Timing, measure, platform
 from jbdot.one_device.optimize import optimize
 from jbdot.timing import Track
@@ -27,14 +27,14 @@ class Tuned:
     """What was found for one dot: every lowering's timing, and the winner.
 
     Attributes:
-        request: The dot.
+        dot_spec: The dot.
         device: The device's kind.
         timings: One for each lowering that can carry the dot out, fastest first.
         winner: The lowering that `"auto"` uses from now on.
         before: The one that it would have used.
     """
 
-    request: Request
+    dot_spec: DotSpec
     device: str
     timings: tuple[Timing, ...]
     winner: str
@@ -44,7 +44,7 @@ class Tuned:
         rows = [("lowering", "us a call (10 % to 90 %)", "times faster", "compile, ms")]
         rows += [(t.lowering, str(t.us), str(t.gain), f"{t.compile_ms:.0f}") for t in self.timings]
         kept = f"kept: {self.winner}" + ("" if self.winner == self.before else f" (the rules said {self.before})")
-        return f"{self.request} on {self.device}\n\n{table(rows)}\n\n  {kept}"
+        return f"{self.dot_spec} on {self.device}\n\n{table(rows)}\n\n  {kept}"
 
     __repr__ = __str__
 
@@ -86,37 +86,37 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
             raise BadValue("seconds must be a number above 0", f"seconds={seconds!r}")
         if not callable(function):
             raise BadType("function must be callable, a Contraction or its string", f"got a {type(function).__name__}")
-        found = list(dict.fromkeys(row.request for row in optimize(function).report(*args)))
+        found = list(dict.fromkeys(row.dot_spec for row in optimize(function).report(*args)))
         if not found:
             raise BadValue("the call must hold a dot of dense arrays", "its jaxpr has none")
     except Refusal as refusal:
         raise refusal.told("tune", f"{len(args)} arguments") from None
-    results = [_tuned(request, seconds, track) for request, track in _tracked(found)]
+    results = [_tuned(spec, seconds, track) for spec, track in _tracked(found)]
     front_door.forget()
     if tuning_cache.read_again():
         jax.clear_caches()  # what was compiled before was chosen by other lines
     return results
 
 
-def _tuned(request: Request, seconds: float, track: Track) -> Tuned:
-    before = chosen(request, platform()).lowering
-    timings = measure(request, candidates(request), seconds, track)
+def _tuned(spec: DotSpec, seconds: float, track: Track) -> Tuned:
+    before = chosen(spec, platform()).lowering
+    timings = measure(spec, candidates(spec), seconds, track)
     sure = [timing for timing in timings if timing.lowering == "direct" or timing.gain.p10 > _SURE]
     winner = min(sure, key=lambda timing: timing.us.median)
     kind = tuning_cache.device_kind(platform())
-    tuning_cache.keep(request, kind, winner.lowering, winner.gain.median)
-    return Tuned(request, kind, tuple(timings), winner.lowering, before)
+    tuning_cache.keep(spec, kind, winner.lowering, winner.gain.median)
+    return Tuned(spec, kind, tuple(timings), winner.lowering, before)
 
 
-def _tracked(found: list[Request]) -> Iterable[tuple[Request, Track]]:
+def _tracked(found: list[DotSpec]) -> Iterable[tuple[DotSpec, Track]]:
     """Pairs each dot with a progress bar for its rounds, where rich is installed and someone is looking."""
     try:
         from rich.console import Console
         from rich.progress import Progress
     except ImportError:
-        yield from ((request, iter) for request in found)
+        yield from ((spec, iter) for spec in found)
         return
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for number, request in enumerate(found, 1):
-            yield request, functools.partial(bar.track, description=f"dot {number} of {len(found)}")
+        for number, spec in enumerate(found, 1):
+            yield spec, functools.partial(bar.track, description=f"dot {number} of {len(found)}")

@@ -158,15 +158,15 @@ def bench(
     given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
     door = find(function, dialect)
     explanation = jbdot.explain(door, *call(door, left, right, given), preferred_element_type=wanted)
-    if explanation.request is None:
+    if explanation.dot_spec is None:
         raise ValueError("a sparse operand has one lowering only: there is nothing to compare.")
     with rich.progress.Progress(console=errors, transient=True) as bar:
-        found = benchmark.bench(explanation.request, seconds, functools.partial(bar.track, description="timing"))
+        found = benchmark.bench(explanation.dot_spec, seconds, functools.partial(bar.track, description="timing"))
     table = rich.table.Table(*found.head, box=None, header_style="bold")
     for row in found.rows():
         table.add_row(*row, style="bold" if "(auto)" in row[0] else "")
     console.print(
-        f"{explanation.call()}\n{found.request}\non {found.device}, jax {jax.__version__}\n",
+        f"{explanation.call()}\n{found.dot_spec}\non {found.device}, jax {jax.__version__}\n",
         highlight=False,
         markup=False,
     )

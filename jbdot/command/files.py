@@ -18,7 +18,7 @@ from jax import numpy as jnp
 
 from jbdot.calls.front_door import bound, given, operand_names, plan, public_name, refused
 from jbdot.core.errors import Refusal, array_text
-from jbdot.one_device.call_plan import Planned
+from jbdot.one_device.call_plan import CallPlan
 
 try:
     import fcntl
@@ -147,14 +147,14 @@ class Product:
         dtype: The result's.
     """
 
-    planned: Planned
+    planned: CallPlan
     x: Any
     y: Any
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(cls, planned: Planned, x: Any, y: Any) -> "Product":
+    def of(cls, planned: CallPlan, x: Any, y: Any) -> "Product":
         """The product of two arrays as planned."""
         return cls(planned, x, y, planned.out_shape(x.shape, y.shape), np.dtype(planned.out_dtype(x.dtype, y.dtype)))
 

@@ -15,10 +15,8 @@ def parse(text: str, mesh: Mapping[str, int]) -> PartitionSpec:
         ValueError: A name is none of the mesh's.
 
     Example:
-        >>> parse(",,xy", {"x": 4, "y": 4})
-        PartitionSpec(None, None, ('x', 'y'))
-        >>> parse("data,,model", {"data": 2, "model": 4})
-        PartitionSpec('data', None, 'model')
+        >>> tuple(parse(",,xy", {"x": 4, "y": 4})), tuple(parse("data,,model", {"data": 2, "model": 4}))
+        ((None, None, ('x', 'y')), ('data', None, 'model'))
     """
     found: list[tuple[str, ...]] = []
     for entry in text.split(","):

@@ -15,7 +15,7 @@ from jbdot.many_devices.cost import Estimate
 from jbdot.many_devices.lower_bound import least
 from jbdot.many_devices.shard import Sharding
 from jbdot.many_devices.strategies import Candidate, Task
-from jbdot.one_device.call_plan import Planned
+from jbdot.one_device.call_plan import CallPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,5 +108,5 @@ class Decision:
     @functools.cached_property
     def accumulated(self) -> str:
         """What each device adds its own terms in: never fewer bits than `lax.dot_general` does."""
-        request = Planned(self.contraction).request(self.lhs, self.rhs, self.settings.precision, self.task.dtype)
-        return max(self.task.sum_dtype, request.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
+        dot_spec = CallPlan(self.contraction).dot_spec(self.lhs, self.rhs, self.settings.precision, self.task.dtype)
+        return max(self.task.sum_dtype, dot_spec.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)

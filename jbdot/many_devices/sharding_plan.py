@@ -27,9 +27,9 @@ from jbdot.many_devices.search import Search
 from jbdot.many_devices.shard import Block, MeshAxes, Sharding
 from jbdot.many_devices.strategies import Candidate, Task, Ways
 from jbdot.one_device import mark
-from jbdot.one_device.call_plan import Planned, canonical
+from jbdot.one_device.call_plan import CallPlan, canonical
 from jbdot.one_device.choice import check, misfit
-from jbdot.one_device.dot_spec import Request, kind
+from jbdot.one_device.dot_spec import DotSpec, kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ class ShardingPlan(Decision):
 
     def by(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
         """What each device does to go a way: a function of its parts of the operands, for `shard_map`."""
-        settings, planned, out = self.settings, Planned(self.contraction), way.out.start
+        settings, planned, out = self.settings, CallPlan(self.contraction), way.out.start
 
         def dot(lhs: jax.Array, rhs: jax.Array, dtype: Any) -> jax.Array:
             wanted = jnp.dtype(dtype)
@@ -101,16 +101,16 @@ class ShardingPlan(Decision):
 
         return run
 
-    def _lowering(self, planned: Planned, lhs: Any, rhs: Any, dtype: Any) -> str | None:
+    def _lowering(self, planned: CallPlan, lhs: Any, rhs: Any, dtype: Any) -> str | None:
         """The lowering that was named, or "auto" for a part, or a gradient, that it does not fit."""
         named = self.settings.lowering
         if named in (None, "auto"):
             return named
-        return "auto" if misfit(planned.request(lhs, rhs, self.settings.precision, dtype), named) else named
+        return "auto" if misfit(planned.dot_spec(lhs, rhs, self.settings.precision, dtype), named) else named
 
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
         """The contraction as one dot, which XLA partitions."""
-        settings, planned = self.settings, Planned(self.contraction)
+        settings, planned = self.settings, CallPlan(self.contraction)
         explicit = bool(partition_spec.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
         made = None if self.out.dtype == planned.out_dtype(lhs.dtype, rhs.dtype) else self.out.dtype
@@ -145,7 +145,7 @@ class ShardingPlan(Decision):
         # A pair of precisions is of operands that the gradients do not have.
         precision = None if isinstance(self.settings.precision, tuple) else self.settings.precision
         # A dtype that is asked for is narrowed where x64 is off, and the operands' own is not.
-        asked = None if Planned(contraction).out_dtype(lhs.dtype, rhs.dtype) == dtype else dtype.name
+        asked = None if CallPlan(contraction).out_dtype(lhs.dtype, rhs.dtype) == dtype else dtype.name
         settings = dataclasses.replace(self.settings, reduce=None, dtype=asked, precision=precision)
         end = partition_spec.read(out.sharding.spec, out.ndim, self.mesh.shape, "out")
         return _plan(contraction, lhs, rhs, self.mesh, end, self.hardware, settings)
@@ -257,7 +257,7 @@ def plan_sharding(
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
         settings = Settings(precision, names[0], names[1], reduce, lowering, redundant_compute)
         if lowering is not None:
-            check(Planned(contraction).request(lhs, rhs, precision, preferred_element_type), lowering)
+            check(CallPlan(contraction).dot_spec(lhs, rhs, precision, preferred_element_type), lowering)
         end = _end(out, contraction, mesh)
         return _plan(contraction, lhs, rhs, mesh, end, figures, settings)
     except Refusal as refusal:
@@ -343,7 +343,7 @@ def _task(
     c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings, slow: MeshAxes
 ) -> Task:
     """The contraction on mesh axes of more than one device, the others cutting nothing."""
-    request = Planned(c).request(lhs, rhs, settings.precision, settings.dtype)
+    dot_spec = CallPlan(c).dot_spec(lhs, rhs, settings.precision, settings.dtype)
     shape, sizes = c.out_shape(tuple(lhs.shape), tuple(rhs.shape)), dict(mesh.shape)
     if end is not None:
         partition_spec.divided(end, shape, sizes, "out")
@@ -351,11 +351,11 @@ def _task(
         Block.of(x.shape, x.dtype, _cutting(partition_spec.read(x.sharding.spec, x.ndim, sizes, name), sizes), sizes)
         for name, x in (("lhs", lhs), ("rhs", rhs))
     )
-    natural = Planned(c).out_dtype(lhs.dtype, rhs.dtype)
-    sums = _sum_dtype(request, natural, settings, math.prod(sizes.values()))
+    natural = CallPlan(c).out_dtype(lhs.dtype, rhs.dtype)
+    sums = _sum_dtype(dot_spec, natural, settings, math.prod(sizes.values()))
     reduce = None if settings.reduce == "forbid" else settings.reduce
     out = None if end is None else _cutting(end, sizes)
-    return Task(c, sizes, left, right, out, shape, request.dtype, sums, reduce, slow)
+    return Task(c, sizes, left, right, out, shape, dot_spec.dtype, sums, reduce, slow)
 
 
 def _check_labels(c: Contraction) -> None:
@@ -431,7 +431,7 @@ def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
     return tuple(tuple[str, ...](axis for axis in axes if mesh[axis] > 1) for axes in sharding)
 
 
-def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int) -> str:
+def _sum_dtype(dot_spec: DotSpec, natural: Any, settings: Settings, devices: int) -> str:
     """What partial sums are sent in: the result's dtype, as plain jit sends them, where no other is asked for.
 
     Bools are added as counts of devices, in the smallest dtype that holds them.
@@ -439,7 +439,7 @@ def _sum_dtype(request: Request, natural: Any, settings: Settings, devices: int)
     Raises:
         TypeError: The result's dtype cannot hold the operands' products, or the sums' dtype cannot hold the result.
     """
-    out, asked = jnp.dtype(request.dtype), settings.sum_dtype
+    out, asked = jnp.dtype(dot_spec.dtype), settings.sum_dtype
     if kind(out) < kind(natural):
         raise BadType(
             "preferred_element_type must be of the operands' kind, or a wider one",

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jbdot.core.text import table
 from jbdot.one_device import roofline, tuning_cache
 from jbdot.one_device.choice import candidates, chosen
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import compiled_lowering, operands, platform
 from jbdot.timing import Call, Spread, Track, ratios, rounds
 
@@ -23,7 +23,7 @@ class Bench:
     """What was measured.
 
     Attributes:
-        request: The dot.
+        dot_spec: The dot.
         device: The device's kind.
         us: Microseconds a call, by lowering or peer: median, 10th and 90th percentile.
         gain: How many times faster than one `lax.dot_general`, in the same rounds.
@@ -31,7 +31,7 @@ class Bench:
         limit_us: The least time, from the measured peak and bandwidth.
     """
 
-    request: Request
+    dot_spec: DotSpec
     device: str
     us: dict[str, Spread]
     gain: dict[str, Spread]
@@ -45,7 +45,7 @@ class Bench:
                 f"{name} (auto)" if name == self.choice else name,
                 str(self.us[name]),
                 f"{self.gain[name].median:.2f}",
-                f"{self.request.flops / self.us[name].median / 1e3:.4g}",
+                f"{self.dot_spec.flops / self.us[name].median / 1e3:.4g}",
                 f"{self.limit_us / self.us[name].median:.0%}",
             )
             for name in sorted(self.us, key=lambda name: self.us[name].median)
@@ -54,7 +54,7 @@ class Bench:
     head = "said as", "us a call (10 to 90 %)", "times direct", "GFLOP/s", "of limit"
 
     def __str__(self) -> str:
-        return f"{self.request} on {self.device}\n\n{table([self.head, *self.rows()])}\n\n  {self.note()}"
+        return f"{self.dot_spec} on {self.device}\n\n{table([self.head, *self.rows()])}\n\n  {self.note()}"
 
     def note(self) -> str:
         """What the table's last columns are."""
@@ -66,50 +66,50 @@ class Bench:
     __repr__ = __str__
 
 
-def bench(request: Request, seconds: float = 3.0, track: Track = iter) -> Bench:
+def bench(spec: DotSpec, seconds: float = 3.0, track: Track = iter) -> Bench:
     """Times every lowering of a dot, and every peer that is installed, on random operands."""
-    lhs, rhs = operands(request)
-    calls: dict[str, Call] = {name: compiled_lowering(request, name, lhs, rhs)[0] for name in candidates(request)}
-    calls |= _jax(request, lhs, rhs) | _torch(request, lhs, rhs) | _tensorflow(request, lhs, rhs)
+    lhs, rhs = operands(spec)
+    calls: dict[str, Call] = {name: compiled_lowering(spec, name, lhs, rhs)[0] for name in candidates(spec)}
+    calls |= _jax(spec, lhs, rhs) | _torch(spec, lhs, rhs) | _tensorflow(spec, lhs, rhs)
     times = rounds(calls, seconds, track=track)
     return Bench(
-        request,
+        spec,
         tuning_cache.device_kind(platform()),
         {name: Spread.of(found) for name, found in times.items()},
         ratios(times, "direct"),
-        chosen(request, platform()).lowering,
-        roofline.limit_us(request),
+        chosen(spec, platform()).lowering,
+        roofline.limit_us(spec),
     )
 
 
-def _jax(request: Request, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
+def _jax(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
     einsum = functools.partial(
-        jnp.einsum, request.contraction.einsum, preferred_element_type=request.dtype, precision=request.precision
+        jnp.einsum, spec.contraction.einsum, preferred_element_type=spec.dtype, precision=spec.precision
     )
     return {"jnp.einsum": functools.partial(jax.jit(einsum), lhs, rhs)}
 
 
-def _torch(request: Request, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
+def _torch(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
     """PyTorch on the CPU, where it is installed, and has the product in this dtype."""
     if jax.default_backend() != "cpu" or importlib.util.find_spec("torch") is None:
         return {}
     torch: Any = importlib.import_module("torch")
-    dtype = getattr(torch, request.lhs_dtype, None)
-    if dtype is None or request.dtype != request.lhs_dtype:
+    dtype = getattr(torch, spec.lhs_dtype, None)
+    if dtype is None or spec.dtype != spec.lhs_dtype:
         return {}
-    x, y = (torch.from_numpy(np.asarray(a, _wide(request))).to(dtype) for a in (lhs, rhs))
-    return _working("torch.einsum", functools.partial(torch.einsum, request.contraction.einsum, x, y))
+    x, y = (torch.from_numpy(np.asarray(a, _wide(spec))).to(dtype) for a in (lhs, rhs))
+    return _working("torch.einsum", functools.partial(torch.einsum, spec.contraction.einsum, x, y))
 
 
-def _tensorflow(request: Request, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
+def _tensorflow(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
     """TensorFlow on the CPU, likewise, as a compiled function."""
     if jax.default_backend() != "cpu" or importlib.util.find_spec("tensorflow") is None:
         return {}
     tf: Any = importlib.import_module("tensorflow")
-    if request.dtype != request.lhs_dtype:
+    if spec.dtype != spec.lhs_dtype:
         return {}
-    x, y = (tf.cast(np.asarray(a, _wide(request)), request.lhs_dtype) for a in (lhs, rhs))
-    function = tf.function(functools.partial(tf.einsum, request.contraction.einsum))
+    x, y = (tf.cast(np.asarray(a, _wide(spec)), spec.lhs_dtype) for a in (lhs, rhs))
+    function = tf.function(functools.partial(tf.einsum, spec.contraction.einsum))
     return _working("tf.einsum", lambda: function(x, y).numpy())
 
 
@@ -122,6 +122,6 @@ def _working(name: str, call: Callable[[], Any]) -> dict[str, Call]:
     return {name: call}
 
 
-def _wide(request: Request) -> str:
+def _wide(spec: DotSpec) -> str:
     """A dtype that NumPy has and that holds the operands exactly."""
-    return "float32" if request.lhs_dtype in ("bfloat16", "float16") else request.lhs_dtype
+    return "float32" if spec.lhs_dtype in ("bfloat16", "float16") else spec.lhs_dtype

@@ -1,6 +1,6 @@
 """What a front door decided, and the dumb path that carries it out.
 
-Reading `Planned.run` from top to bottom is following the data from operands to result. The dot itself is
+Reading `CallPlan.run` from top to bottom is following the data from operands to result. The dot itself is
 `lax.dot_general`, marked so that jbdot lowers it, or `bcoo_dot_general` for sparse operands.
 """
 
@@ -20,7 +20,7 @@ from jbdot.core.errors import BadType, BadValue, Refusal
 from jbdot.core.labels import Axes, Shape
 from jbdot.one_device import jax_internals
 from jbdot.one_device.choice import check, known
-from jbdot.one_device.dot_spec import Request, known_precision, swapped_precision
+from jbdot.one_device.dot_spec import DotSpec, known_precision, swapped_precision
 from jbdot.one_device.mark import called
 
 
@@ -45,7 +45,7 @@ class Operand:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class OperandSteps:
     """How an operand enters the contraction: the steps that its dialect asks for, in this order, none by default.
 
     Attributes:
@@ -85,7 +85,7 @@ class Entry:
         return [step for step in steps if step]
 
 
-AS_IS = Entry()
+AS_IS = OperandSteps()
 
 
 class UnsaidSharding(BadValue):
@@ -96,19 +96,19 @@ class UnsaidSharding(BadValue):
         operands: Their shapes, dtypes and shardings.
     """
 
-    def __init__(self, said: str, c: Contraction, operands: tuple[Any, Any]) -> None:
+    def __init__(self, rule: str, facts: str, c: Contraction, operands: tuple[Any, Any]) -> None:
         self.contraction = Contraction(c.lhs_kept, c.rhs_kept, c.out)
         self.operands = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.typeof(x).sharding) for x in operands)
-        super().__init__("the operands' shardings must say how the result is sharded", said)
+        super().__init__(rule, facts)
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class CallPlan:
     """One contraction, how each operand enters it, and the name of the result's dtype where it is not theirs."""
 
     contraction: Contraction
-    lhs: Entry = AS_IS
-    rhs: Entry = AS_IS
+    lhs: OperandSteps = AS_IS
+    rhs: OperandSteps = AS_IS
     dtype: str | None = None
     sparse: bool = False
 
@@ -135,7 +135,7 @@ class Planned:
         return self.contraction.is_turned and not self.sparse
 
     @property
-    def swapped(self) -> "Planned":
+    def swapped(self) -> "CallPlan":
         """The same with rhs first."""
         c = self.contraction
         return dataclasses.replace(self, contraction=Contraction(c.rhs, c.lhs, c.out), lhs=self.rhs, rhs=self.lhs)
@@ -152,10 +152,10 @@ class Planned:
         lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
         return _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
 
-    def request(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> Request:
+    def dot_spec(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> DotSpec:
         """Gives the dot that operands of these shapes and dtypes come down to."""
         if self.is_turned:
-            return self.swapped.request(rhs, lhs, swapped_precision(precision), preferred_element_type)
+            return self.swapped.dot_spec(rhs, lhs, swapped_precision(precision), preferred_element_type)
         c = self.contraction
         sizes = c.sizes(self.lhs.shape(lhs.shape), self.rhs.shape(rhs.shape))
         wanted = self.dtype if preferred_element_type is None else preferred_element_type
@@ -163,7 +163,7 @@ class Planned:
         dtypes = self.lhs.out_dtype(lhs.dtype), self.rhs.out_dtype(rhs.dtype)
         left, right = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
         dtype = self.out_dtype(lhs.dtype, rhs.dtype) if wanted is None else canonical(wanted)
-        return Request.of(left, right, jax.ShapeDtypeStruct((), dtype), c.dimension_numbers, known_precision(precision))
+        return DotSpec.of(left, right, jax.ShapeDtypeStruct((), dtype), c.dimension_numbers, known_precision(precision))
 
     def run(
         self,
@@ -192,7 +192,7 @@ class Planned:
             out = _sparse_dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
         else:
             if lowering not in (None, "direct"):
-                check(self.request(lhs, rhs, precision, preferred_element_type), lowering)
+                check(self.dot_spec(lhs, rhs, precision, preferred_element_type), lowering)
             lhs, rhs = self.entered(lhs, rhs)
             out = _dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
             out = _arrange(out, c)
@@ -204,7 +204,7 @@ class Planned:
 
 
 @functools.lru_cache(maxsize=4096)
-def _promise(planned: Planned, lhs: Shape, rhs: Shape, left: Any, right: Any, wanted: Any, x64: bool) -> Any:
+def _promise(planned: CallPlan, lhs: Shape, rhs: Shape, left: Any, right: Any, wanted: Any, x64: bool) -> Any:
     """The shape and dtype that the result will have."""
     del x64  # what `canonical` reads
     return planned.out_shape(lhs, rhs), planned.out_dtype(left, right) if wanted is None else canonical(wanted)
@@ -242,7 +242,7 @@ def _asked_of_lax(lhs: Any, rhs: Any, numbers: DimensionNumbers, given: dict[str
 def _refusal(error: Exception, c: Contraction, operands: tuple[Any, Any], given: dict[str, Any]) -> Refusal:
     """Says what `lax.dot_general` refused."""
     if isinstance(error, jax_internals.sharding_error()):
-        return UnsaidSharding(str(error), c, operands)
+        return UnsaidSharding("the operands' shardings must say how the result is sharded", str(error), c, operands)
     asked = ", ".join(f"{name}={value}" for name, value in given.items())
     kind = BadType if isinstance(error, TypeError) else BadValue
     said = " ".join(str(error).split())  # on one line
@@ -280,7 +280,7 @@ def canonical(dtype: Any, name: str = "") -> Any:
     raise BadType("a dtype must be one that JAX knows", f"{name}{dtype!r}")
 
 
-def _enter(x: Any, entry: Entry) -> Any:
+def _enter(x: Any, entry: OperandSteps) -> Any:
     if hasattr(x, "indices"):  # BCOO: what is elementwise acts on the stored elements
         return type(x)(
             (_enter(x.data, entry), x.indices),

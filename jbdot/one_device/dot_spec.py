@@ -28,7 +28,7 @@ def kind(dtype: Any) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class DotSpec:
     """One dot as it reaches a backend: static facts only, and what follows from them.
 
     Attributes:
@@ -41,7 +41,7 @@ class Request:
         precision: As in `lax.dot_general`.
 
     Example:
-        >>> r = Request((8, 4, 5), (8, 5, 6), "float32", "float32", (((2,), (1,)), ((0,), (0,))), "float32")
+        >>> r = DotSpec((8, 4, 5), (8, 5, 6), "float32", "float32", (((2,), (1,)), ((0,), (0,))), "float32")
         >>> r.batch, r.m, r.k, r.n, r.out
         (8, 4, 5, 6, (8, 4, 6))
     """
@@ -55,8 +55,8 @@ class Request:
     precision: Any = None
 
     @classmethod
-    def of(cls, lhs: Any, rhs: Any, out: Any, dimension_numbers: DimensionNumbers, precision: Any) -> "Request":
-        """Reads a request off the operands and the result, or what stands for them; the precision as a jaxpr has it."""
+    def of(cls, lhs: Any, rhs: Any, out: Any, dimension_numbers: DimensionNumbers, precision: Any) -> "DotSpec":
+        """Reads a spec off the operands and the result, or what stands for them; the precision as a jaxpr has it."""
         (lc, rc), (lb, rb) = dimension_numbers
         numbers = (tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))
         names = (jnp.dtype(x.dtype).name for x in (lhs, rhs, out))
@@ -64,16 +64,16 @@ class Request:
         given = None if precision is None else known_precision(precision)
         return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, given)
 
-    def cast(self, dtype: str, out: str | None = None) -> "Request":
+    def cast(self, dtype: str, out: str | None = None) -> "DotSpec":
         """The same dot of operands of another dtype."""
         return dataclasses.replace(self, lhs_dtype=dtype, rhs_dtype=dtype, dtype=out or self.dtype)
 
     @functools.cached_property
-    def swapped(self) -> "Request":
+    def swapped(self) -> "DotSpec":
         """The same dot with rhs first, so that its result has rhs' free axes before lhs'."""
         (lc, rc), (lb, rb) = self.dimension_numbers
         numbers, precision = ((rc, lc), (rb, lb)), swapped_precision(self.precision)
-        return Request(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, numbers, self.dtype, precision)
+        return DotSpec(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, numbers, self.dtype, precision)
 
     @functools.cached_property
     def turn(self) -> tuple[int, ...] | None:
@@ -84,25 +84,25 @@ class Request:
         first = batch + len(self.contraction.lhs_free)
         return (*range(batch), *range(first, last), *range(batch, first))
 
-    def beneath(self, operands: Iterable[Any], transposed: Callable[[Any], Any]) -> tuple["Request", list[Any]]:
+    def beneath(self, operands: Iterable[Any], transposed: Callable[[Any], Any]) -> tuple["DotSpec", list[Any]]:
         """The same dot of what its operands are transposes of, where XLA folds those into it, and these operands.
 
         Args:
             operands: Lhs and rhs, as something stands for them.
             transposed: Gives what one is the transpose of, and the permutation; None where it is none.
         """
-        request, found = self, list(operands)
+        spec, found = self, list(operands)
         for side, value in enumerate(found):
             order: tuple[int, ...] | None = None
             while (made := transposed(value)) is not None:
                 value, permutation = made
                 order = tuple(permutation if order is None else (permutation[axis] for axis in order))
-            folded = None if order is None else request.untransposed(side, order)
+            folded = None if order is None else spec.untransposed(side, order)
             if folded is not None:
-                request, found[side] = folded, value
-        return request, found
+                spec, found[side] = folded, value
+        return spec, found
 
-    def untransposed(self, side: int, permutation: tuple[int, ...]) -> "Request | None":
+    def untransposed(self, side: int, permutation: tuple[int, ...]) -> "DotSpec | None":
         """The same dot of what an operand is the transpose of, where XLA folds that into the dot; else None.
 
         It folds what turns the rows and columns of a matrix around: one free and one contracting axis, behind or

@@ -19,7 +19,7 @@ from jax.interpreters import mlir
 
 from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import Choice, chosen
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
 _WIDE: Final = ("float64", "complex128", "int64", "uint64")
@@ -32,7 +32,7 @@ class _Dot:
     Attributes:
         context: JAX's, of its equation.
         operands: The values that it multiplies, without the transposes that made them.
-        request: The same, as static facts.
+        dot_spec: The same, as static facts.
         as_written: The dot with these transposes apart.
         platform: Where it will run.
         lowering: What its mark says.
@@ -43,8 +43,8 @@ class _Dot:
 
     context: Any
     operands: list[Any]
-    request: Request
-    as_written: Request
+    dot_spec: DotSpec
+    as_written: DotSpec
     platform: str
     lowering: str
     direct: Any
@@ -54,19 +54,19 @@ class _Dot:
     @functools.cached_property
     def choice(self) -> Choice:
         """What is chosen for it as it stands."""
-        return self._chosen(self.request)
+        return self._chosen(self.dot_spec)
 
     @functools.cached_property
     def turned_choice(self) -> Choice:
         """What is chosen where its result is turned around."""
-        return self._chosen(self.request.swapped)
+        return self._chosen(self.dot_spec.swapped)
 
-    def _chosen(self, request: Request) -> Choice:
-        return chosen(request, self.platform, self.lowering, jax_internals.is_exported(self.context))
+    def _chosen(self, spec: DotSpec) -> Choice:
+        return chosen(spec, self.platform, self.lowering, jax_internals.is_exported(self.context))
 
     def lowered(self) -> Any:
         """Writes it into the program, and notes where, as long as a turned result would be lowered in another way."""
-        is_direct, r = self.choice.lowering == "direct", self.request
+        is_direct, r = self.choice.lowering == "direct", self.dot_spec
         as_written = self.choice if self.as_written is r else self._chosen(self.as_written)
         if is_direct and as_written.lowering == "direct":
             out = self.direct()
@@ -83,17 +83,17 @@ class _Dot:
         """Writes it again with rhs first; who reads the result as it stands has that turned back."""
         if self.turned is None:
             with jax_internals.before(self.anchor):
-                request, (lhs, rhs) = self.request.swapped, self.operands
-                self.turned = _written(self.context, self.turned_choice, request, rhs, lhs)
-                (back,) = _traced(self.context, _back, ((self.turned, request.out, request.dtype),), request)
+                spec, (lhs, rhs) = self.dot_spec.swapped, self.operands
+                self.turned = _written(self.context, self.turned_choice, spec, rhs, lhs)
+                (back,) = _traced(self.context, _back, ((self.turned, spec.out, spec.dtype),), spec)
                 jax_internals.reattached(self.anchor, back)
         return self.turned
 
 
-def _back(request: Request, out: Any) -> Any:
+def _back(spec: DotSpec, out: Any) -> Any:
     """The result of a turned dot, as of the dot that was written."""
-    assert request.turn is not None  # else it was not turned
-    return lax.transpose(out, request.turn)
+    assert spec.turn is not None  # else it was not turned
+    return lax.transpose(out, spec.turn)
 
 
 def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str | None, **params: Any) -> Any:
@@ -101,11 +101,11 @@ def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str |
     if lowering == "direct" or not jax_internals.is_local(context) or jax_internals.is_in_kernel():
         return before(context, lhs, rhs, **params)
     (left, right), (out,) = context.avals_in, context.avals_out
-    written = Request.of(left, right, out, params["dimension_numbers"], params["precision"])
-    request, operands = written.beneath((lhs, rhs), jax_internals.transposed)
+    written = DotSpec.of(left, right, out, params["dimension_numbers"], params["precision"])
+    spec, operands = written.beneath((lhs, rhs), jax_internals.transposed)
     direct = functools.partial(_only, before, context, lhs, rhs, **params)
     where = platform or jax_internals.platform(context)
-    return [_Dot(context, operands, request, written, where, lowering, direct).lowered()]
+    return [_Dot(context, operands, spec, written, where, lowering, direct).lowered()]
 
 
 def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
@@ -120,50 +120,50 @@ def _lower_transpose(context: Any, x: Any, *, before: Any, platform: str | None,
     if jax_internals.metadata_of_lowered(context).get(mark.OPTIMIZED) == "direct":  # a step of another dot's lowering
         return [transpose(x)]
     dot = jax_internals.notes(context).get(x)
-    if dot is None or tuple(permutation) != dot.request.turn or (dot.turned is None and jax_internals.is_used(x)):
+    if dot is None or tuple(permutation) != dot.dot_spec.turn or (dot.turned is None and jax_internals.is_used(x)):
         return [transpose(x)]  # of a result that is also read as it stands, XLA leaves the dot alone
     return [dot.lowered_turned()]
 
 
-def _written(context: Any, choice: Choice, request: Request, lhs: Any, rhs: Any) -> Any:
+def _written(context: Any, choice: Choice, spec: DotSpec, lhs: Any, rhs: Any) -> Any:
     """Writes a lowering into the program, in a scope that profiles show: its steps once for all equal dots."""
 
-    def run(request: Request, lhs: Any, rhs: Any) -> Any:
+    def run(spec: DotSpec, lhs: Any, rhs: Any) -> Any:
         with jax.named_scope(f"dot_general.{choice.lowering}"):
-            return _steps_p.bind(lhs, rhs, lowering=choice.lowering, request=request)
+            return _steps_p.bind(lhs, rhs, lowering=choice.lowering, spec=spec)
 
-    (out,) = _traced(context, run, _typed(request, lhs, rhs), request)
+    (out,) = _traced(context, run, _typed(spec, lhs, rhs), spec)
     return out
 
 
 # What a dot is lowered to, as one equation: JAX keeps its text in a module, and writes it again for the next such dot.
 _steps_p: Final = jax_internals.primitive("steps")
-_steps_p.def_abstract_eval(lambda *_, lowering, request: ShapedArray(request.out, jax.numpy.dtype(request.dtype)))
+_steps_p.def_abstract_eval(lambda *_, lowering, spec: ShapedArray(spec.out, jax.numpy.dtype(spec.dtype)))
 
 
-def _lower_steps(context: Any, lhs: Any, rhs: Any, *, lowering: str, request: Request) -> Any:
-    def run(request: Request, lhs: Any, rhs: Any) -> Any:
+def _lower_steps(context: Any, lhs: Any, rhs: Any, *, lowering: str, spec: DotSpec) -> Any:
+    def run(spec: DotSpec, lhs: Any, rhs: Any) -> Any:
         with jax_internals.of_no_line():  # the next such dot is on another one
-            return LOWERINGS[lowering](request, lhs, rhs)
+            return LOWERINGS[lowering](spec, lhs, rhs)
 
-    return _traced(context, run, _typed(request, lhs, rhs), request)
+    return _traced(context, run, _typed(spec, lhs, rhs), spec)
 
 
-def _typed(request: Request, lhs: Any, rhs: Any) -> tuple[tuple[Any, Any, str], ...]:
+def _typed(spec: DotSpec, lhs: Any, rhs: Any) -> tuple[tuple[Any, Any, str], ...]:
     """Values with their shapes and dtypes."""
-    return (lhs, request.lhs, request.lhs_dtype), (rhs, request.rhs, request.rhs_dtype)
+    return (lhs, spec.lhs, spec.lhs_dtype), (rhs, spec.rhs, spec.rhs_dtype)
 
 
-def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], request: Request) -> Any:
+def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], spec: DotSpec) -> Any:
     """Writes what a function of arrays does, whatever JAX is set to where the program is lowered."""
     values = [value for value, _, _ in operands]
     context = context.replace(avals_in=[ShapedArray(shape, jax.numpy.dtype(dtype)) for _, shape, dtype in operands])
-    wide = any(name in _WIDE for name in (request.lhs_dtype, request.rhs_dtype, request.dtype))
+    wide = any(name in _WIDE for name in (spec.lhs_dtype, spec.rhs_dtype, spec.dtype))
 
     promotion, ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
     direct = mark.marked("direct")  # the dots of a lowering are not chosen for again
     with jax.enable_x64(wide), promotion, ranks, direct:
-        return mlir.lower_fun(functools.partial(function, request), multiple_results=False)(context, *values)
+        return mlir.lower_fun(functools.partial(function, spec), multiple_results=False)(context, *values)
 
 
 def install() -> None:

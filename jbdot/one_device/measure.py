@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 from jbdot.timing import Spread, Track, ratios, rounds
 
@@ -32,17 +32,17 @@ class Timing:
     gain: Spread
 
 
-def measure(request: Request, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
+def measure(spec: DotSpec, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
     """Times lowerings of a dot side by side on random operands, fastest first."""
-    lhs, rhs = operands(request)
-    compiled = {name: compiled_lowering(request, name, lhs, rhs) for name in names}
+    lhs, rhs = operands(spec)
+    compiled = {name: compiled_lowering(spec, name, lhs, rhs) for name in names}
     times = rounds({name: call for name, (call, _) in compiled.items()}, seconds, track=track)
     gains = ratios(times, "direct")
     found = [Timing(name, compiled[name][1], Spread.of(times[name]), gains[name]) for name in compiled]
     return sorted(found, key=lambda timing: timing.us.median)
 
 
-def operands(request: Request) -> tuple[jax.Array, jax.Array]:
+def operands(spec: DotSpec) -> tuple[jax.Array, jax.Array]:
     """Draws operands: standard normal, or integers from -9 to 9."""
     draw = np.random.default_rng(0)
 
@@ -56,12 +56,12 @@ def operands(request: Request) -> tuple[jax.Array, jax.Array]:
             return jnp.asarray(values + 1j * draw.standard_normal(shape, np.float32), dtype)
         return jnp.asarray(values, dtype)
 
-    return array(request.lhs, request.lhs_dtype), array(request.rhs, request.rhs_dtype)
+    return array(spec.lhs, spec.lhs_dtype), array(spec.rhs, spec.rhs_dtype)
 
 
-def compiled_lowering(request: Request, name: str, lhs: jax.Array, rhs: jax.Array) -> tuple[Callable[[], Any], float]:
+def compiled_lowering(spec: DotSpec, name: str, lhs: jax.Array, rhs: jax.Array) -> tuple[Callable[[], Any], float]:
     """Compiles a lowering for these operands: the call, and the milliseconds that compiling took."""
-    lowered = jax.jit(functools.partial(LOWERINGS[name], request)).lower(lhs, rhs)
+    lowered = jax.jit(functools.partial(LOWERINGS[name], spec)).lower(lhs, rhs)
     start = time.perf_counter()
     compiled = lowered.compile()
     return functools.partial(compiled, lhs, rhs), (time.perf_counter() - start) * 1e3

@@ -16,7 +16,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.one_device import jax_internals
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
 _HALF: Final = ("bfloat16", "float16")
@@ -48,64 +48,64 @@ _MATRICES_ONLY: Final = ("F16_F16_F32", "F64_F64_F64")  # on a GPU
 _LEVELS: Final = {"BF16_BF16_F32_X3": lax.Precision.HIGH, "BF16_BF16_F32_X6": lax.Precision.HIGHEST}  # on a TPU
 
 
-def missing(request: Request, backend: str) -> str:
+def missing(spec: DotSpec, backend: str) -> str:
     """Says what a backend lacks for a dot, so that nothing runs; empty where it runs."""
-    named = None if request.is_plain else request.precision
+    named = None if spec.is_plain else spec.precision
     if isinstance(named, lax.DotAlgorithmPreset):
         if named.name not in ALGORITHMS[backend]:
             return f"refused: a {backend.upper()} has no {named.name}, only {', '.join(ALGORITHMS[backend])}"
-        if backend == "gpu" and named.name in _MATRICES_ONLY and _is_summed(request) and request.k > 1:
+        if backend == "gpu" and named.name in _MATRICES_ONLY and _is_summed(spec) and spec.k > 1:
             return f"refused: a GPU has no {named.name} for vectors"
     elif named is not None and backend == "cpu":
         return "refused: a CPU has named algorithms only"
-    if backend == "tpu" and any(name in ("int64", "uint64") for name in (request.lhs_dtype, request.rhs_dtype)):
+    if backend == "tpu" and any(name in ("int64", "uint64") for name in (spec.lhs_dtype, spec.rhs_dtype)):
         return "refused: XLA's TPU compiler has no dot of 64-bit integers"
     return ""
 
 
-def arithmetic(request: Request, backend: str, lowering: str = "direct") -> str:
+def arithmetic(spec: DotSpec, backend: str, lowering: str = "direct") -> str:
     """Says how products are formed and summed by a lowering on "cpu", "gpu" or "tpu", where that takes the dot.
 
     Args:
-        request: The dot.
+        spec: The dot.
         backend: Where it would run.
         lowering: How it is said there.
     """
-    if not request.is_plain:
-        return _named(request, backend)
-    if lowering == "direct" or not request.is_static:
-        return _said(request, backend, request.dtype)
-    if _is_exact(request):
-        return _exact(request.dtype)
-    dots = list(dict.fromkeys(_said(dot, backend, request.dtype) for dot in _dots(request, lowering)))
+    if not spec.is_plain:
+        return _named(spec, backend)
+    if lowering == "direct" or not spec.is_static:
+        return _said(spec, backend, spec.dtype)
+    if _is_exact(spec):
+        return _exact(spec.dtype)
+    dots = list(dict.fromkeys(_said(dot, backend, spec.dtype) for dot in _dots(spec, lowering)))
     if dots:
         return "; or ".join(dots)
-    once = _rounded(request.sum_dtype, request.dtype)
-    return f"products and sums in {request.sum_dtype}{once}, without matrix units; precision changes nothing"
+    once = _rounded(spec.sum_dtype, spec.dtype)
+    return f"products and sums in {spec.sum_dtype}{once}, without matrix units; precision changes nothing"
 
 
-def _dots(request: Request, lowering: str) -> Iterator[Request]:
+def _dots(spec: DotSpec, lowering: str) -> Iterator[DotSpec]:
     """The dots that a lowering runs."""
     operands = (
         jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-        for shape, dtype in ((request.lhs, request.lhs_dtype), (request.rhs, request.rhs_dtype))
+        for shape, dtype in ((spec.lhs, spec.lhs_dtype), (spec.rhs, spec.rhs_dtype))
     )
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return _found(jax.make_jaxpr(lambda lhs, rhs: LOWERINGS[lowering](request, lhs, rhs))(*operands))
+        return _found(jax.make_jaxpr(lambda lhs, rhs: LOWERINGS[lowering](spec, lhs, rhs))(*operands))
 
 
-def _found(jaxpr: Any) -> Iterator[Request]:
+def _found(jaxpr: Any) -> Iterator[DotSpec]:
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive is lax.dot_general_p:
             (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
-            yield Request.of(lhs.aval, rhs.aval, out.aval, params["dimension_numbers"], params["precision"])
+            yield DotSpec.of(lhs.aval, rhs.aval, out.aval, params["dimension_numbers"], params["precision"])
         for inner in jax_internals.inner_jaxprs(equation.params):
             yield from _found(inner)
 
 
-def _named(request: Request, backend: str) -> str:
+def _named(spec: DotSpec, backend: str) -> str:
     """What a named algorithm, or one that is spelled out, makes of a dot: JAX converts its operands and its result."""
-    named = request.precision
+    named = spec.precision
     if not isinstance(named, lax.DotAlgorithmPreset):
         types = [jnp.dtype(x).name for x in (named.lhs_precision_type, named.rhs_precision_type)]
         return (
@@ -115,23 +115,23 @@ def _named(request: Request, backend: str) -> str:
     lhs, rhs = (
         _one_of(dtype, types)
         for dtype, types in (
-            (request.lhs_dtype, named.supported_lhs_types),
-            (request.rhs_dtype, named.supported_rhs_types),
+            (spec.lhs_dtype, named.supported_lhs_types),
+            (spec.rhs_dtype, named.supported_rhs_types),
         )
     )
-    out = _one_of(request.dtype, named.supported_output_types(jnp.dtype(lhs), jnp.dtype(rhs)))
+    out = _one_of(spec.dtype, named.supported_output_types(jnp.dtype(lhs), jnp.dtype(rhs)))
     level = _LEVELS.get(named.name) if backend == "tpu" else None
-    dot = dataclasses.replace(request, lhs_dtype=lhs, rhs_dtype=rhs, dtype=out, precision=level)
-    same = (lhs, rhs) == (request.lhs_dtype, request.rhs_dtype)
+    dot = dataclasses.replace(spec, lhs_dtype=lhs, rhs_dtype=rhs, dtype=out, precision=level)
+    same = (lhs, rhs) == (spec.lhs_dtype, spec.rhs_dtype)
     first = "" if same else f"operands are made {' and '.join(dict.fromkeys((lhs, rhs)))} first; "
     if backend == "gpu" and named.name != "DEFAULT":
-        return f"{first}the algorithm {named.name}{_rounded(out, request.dtype)}, as an H100's compiler takes it"
+        return f"{first}the algorithm {named.name}{_rounded(out, spec.dtype)}, as an H100's compiler takes it"
     only = (
         "; a CPU takes an algorithm's dtypes, and nothing else of it"
         if backend == "cpu" and named.name != "DEFAULT"
         else ""
     )
-    return f"{first}{_said(dot, backend, request.dtype)}{only}"
+    return f"{first}{_said(dot, backend, spec.dtype)}{only}"
 
 
 def _one_of(dtype: str, types: Any) -> str:
@@ -140,7 +140,7 @@ def _one_of(dtype: str, types: Any) -> str:
     return dtype if not names or dtype in names else names[0]
 
 
-def _said(dot: Request, backend: str, dtype: str) -> str:
+def _said(dot: DotSpec, backend: str, dtype: str) -> str:
     """What one plain dot does, whose result is rounded to a dtype in the end."""
     if _is_exact(dot):
         return _exact(dot.dtype)
@@ -159,12 +159,12 @@ def _said(dot: Request, backend: str, dtype: str) -> str:
     return _unmixed(dot, backend, dtype)
 
 
-def _is_cut(dot: Request) -> bool:
+def _is_cut(dot: DotSpec) -> bool:
     """Whether both operands have fractions, and the result has none."""
     return all("float" in each for each in (dot.lhs_dtype, dot.rhs_dtype)) and "int" in dot.dtype
 
 
-def _converted(dot: Request) -> str:
+def _converted(dot: DotSpec) -> str:
     """Which operands are made the result's dtype before they are multiplied."""
     others = [each for each in dict.fromkeys((dot.lhs_dtype, dot.rhs_dtype)) if each != dot.dtype]
     cut = any("float" in each for each in others) and "int" in dot.dtype
@@ -172,7 +172,7 @@ def _converted(dot: Request) -> str:
     return f"{' and '.join(others)} {are} made {dot.dtype} first{', which cuts fractions off' if cut else ''}; "
 
 
-def _unmixed(dot: Request, backend: str, dtype: str) -> str:
+def _unmixed(dot: DotSpec, backend: str, dtype: str) -> str:
     """Of operands of one dtype, on a CPU or a GPU."""
     if _is_exact(dot):
         return _exact(dot.dtype)
@@ -192,14 +192,14 @@ def _unmixed(dot: Request, backend: str, dtype: str) -> str:
     return f"products and sums in {dot.sum_dtype}{_rounded(dot.sum_dtype, dtype)}; precision changes nothing"
 
 
-def _between(dot: Request, backend: str) -> str:
+def _between(dot: DotSpec, backend: str) -> str:
     """What a CPU rounds a sum to before it is rounded to the result's dtype."""
     if backend == "cpu" and _is_float8(dot.dtype):
         return "float16"
     return "bfloat16" if backend == "cpu" and (dot.lhs_dtype, dot.dtype) == ("bfloat16", "float16") else ""
 
 
-def _tf32(dot: Request) -> str:
+def _tf32(dot: DotSpec) -> str:
     if _level(dot) == lax.Precision.HIGHEST:
         return "products and sums in float32"
     return (
@@ -208,7 +208,7 @@ def _tf32(dot: Request) -> str:
     )
 
 
-def _on_tpu(dot: Request, dtype: str) -> str:
+def _on_tpu(dot: DotSpec, dtype: str) -> str:
     if any(each in _WIDE for each in (dot.lhs_dtype, dot.rhs_dtype)):
         return (
             "each float64 is held as two float32: about 14 decimal digits, and float32's range; "
@@ -222,12 +222,12 @@ def _on_tpu(dot: Request, dtype: str) -> str:
     return _summed(dot, dtype)
 
 
-def _is_summed(dot: Request) -> bool:
+def _is_summed(dot: DotSpec) -> bool:
     """Whether there is no matrix product: one operand has no free axis of size over 1, or nothing is contracted."""
     return dot.is_static and min(dot.m, dot.n, dot.k) <= 1
 
 
-def _takes_unit(dot: Request) -> bool:
+def _takes_unit(dot: DotSpec) -> bool:
     """Whether a TPU's matrix unit takes a batch of vectors and matrices: sizes of 64 and more, no axis of size 1."""
     c = dot.contraction
     if dot.batch == 1 or _is_plain_sum(dot) or 1 in (*dot.lhs, *dot.rhs):
@@ -237,7 +237,7 @@ def _takes_unit(dot: Request) -> bool:
     return dot.sizes[first] >= _UNIT and max(dot.sizes[label] for label in c.contracting) >= _UNIT
 
 
-def _summed(dot: Request, dtype: str) -> str:
+def _summed(dot: DotSpec, dtype: str) -> str:
     """What a TPU's vector unit does: operands are made the result's dtype, multiplied, and summed."""
     if _is_cut(dot):
         return "products and sums in float32; the sum is cut to a whole number" + _kind_7(dot)
@@ -260,17 +260,17 @@ def _summed(dot: Request, dtype: str) -> str:
     return said + _kind_7(dot)
 
 
-def _kind_7(dot: Request) -> str:
+def _kind_7(dot: DotSpec) -> str:
     """What differs on a TPU7x: one operand that is a matrix goes to its matrix unit."""
     return "" if _is_plain_sum(dot) else "; so on v4 to v6e, on TPU7x perhaps as for two rows or columns"
 
 
-def _is_plain_sum(dot: Request) -> bool:
+def _is_plain_sum(dot: DotSpec) -> bool:
     """Whether one more row or column is summed likewise: two vectors, or nothing to contract."""
     return dot.k == 1 or dot.m == dot.n == 1
 
 
-def _passes(dot: Request, dtype: str) -> str:
+def _passes(dot: DotSpec, dtype: str) -> str:
     """What a TPU's matrix unit does: operands are sums of bfloat16 numbers, products of those are summed."""
     end = ", then cut to a whole number" if "int" in dot.dtype else _rounded("float32", dtype)
     for each in (dot.lhs_dtype, dot.rhs_dtype):
@@ -291,7 +291,7 @@ def _passes(dot: Request, dtype: str) -> str:
     return said
 
 
-def _parts(dot: Request) -> tuple[int, int]:
+def _parts(dot: DotSpec) -> tuple[int, int]:
     """Of how many bfloat16 numbers a TPU's matrix unit takes each operand to be the sum."""
     levels = dot.precisions if len(dot.precisions) == 2 else dot.precisions * 2
     lhs, rhs = (
@@ -307,7 +307,7 @@ def _parts_of(dtype: str, level: lax.Precision) -> int:
     return min({"float16": 2}.get(dtype, 3), {lax.Precision.DEFAULT: 1, lax.Precision.HIGH: 2}.get(level, 3))
 
 
-def _is_exact(dot: Request) -> bool:
+def _is_exact(dot: DotSpec) -> bool:
     """Whether all numbers are whole."""
     return all("int" in each or each == "bool" for each in (dot.lhs_dtype, dot.rhs_dtype, dot.dtype))
 
@@ -329,6 +329,6 @@ def _is_float8(dtype: str) -> bool:
     return dtype.startswith("float8")
 
 
-def _level(request: Request) -> lax.Precision:
+def _level(spec: DotSpec) -> lax.Precision:
     """The precision of the operand that is asked the least of."""
-    return min((lax.Precision.DEFAULT if p is None else p for p in request.precisions), key=lambda p: p.value)
+    return min((lax.Precision.DEFAULT if p is None else p for p in spec.precisions), key=lambda p: p.value)

@@ -15,7 +15,7 @@ from jbdot.core.errors import array_text
 from jbdot.core.text import number_text, table
 from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import PLATFORMS, Choice, chosen
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 
 # What multiplies and is left alone: by name, as JAX has them.
 _ALONE: Final = {
@@ -50,36 +50,36 @@ class ReportRow:
             JAX does not know.
         times: How often a call runs it: the lengths of the scans around it, multiplied. None in a while loop, and
             where a solver decides. Every branch of a cond counts as if taken.
-        request: Its sizes, dtypes and precision.
+        dot_spec: Its sizes, dtypes and precision.
         choice: The lowering, why, and what it gains.
     """
 
     source: str
     times: int | None
-    request: Request
+    dot_spec: DotSpec
     choice: Choice
 
     @property
     def contraction(self) -> Contraction:
         """The labels."""
-        return self.request.contraction
+        return self.dot_spec.contraction
 
     @property
     def flops(self) -> int:
         """FLOPs of running it once."""
-        return self.request.flops
+        return self.dot_spec.flops
 
     @property
     def operands(self) -> str:
         """Operands and result, as `float32[2,3] float32[3,4] -> float32[2,4]`."""
-        r = self.request
+        r = self.dot_spec
         arrays = ((r.lhs, r.lhs_dtype), (r.rhs, r.rhs_dtype), (r.out, r.dtype))
         return "{} {} -> {}".format(*(array_text("", shape, dtype) for shape, dtype in arrays))
 
     @property
     def operand_bytes(self) -> int:
         """Of both operands."""
-        r = self.request
+        r = self.dot_spec
         return sum(
             math.prod(shape) * jnp.dtype(dtype).itemsize
             for shape, dtype in ((r.lhs, r.lhs_dtype), (r.rhs, r.rhs_dtype))
@@ -88,12 +88,12 @@ class ReportRow:
     @property
     def result_bytes(self) -> int:
         """Of the result."""
-        return math.prod(self.request.out) * jnp.dtype(self.request.dtype).itemsize
+        return math.prod(self.dot_spec.out) * jnp.dtype(self.dot_spec.dtype).itemsize
 
     @property
     def is_large(self) -> bool:
         """Whether the result is far larger than all operands, and large."""
-        return self.request.is_static and self.result_bytes > max(_LARGE, _TIMES * self.operand_bytes)
+        return self.dot_spec.is_static and self.result_bytes > max(_LARGE, _TIMES * self.operand_bytes)
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
@@ -236,11 +236,11 @@ def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -
                 yield from _found(inside, platform, inner, at)
 
 
-def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: str) -> tuple[Request, Choice]:
+def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: str) -> tuple[DotSpec, Choice]:
     """A dot as it is written, and what `lowering_rule` will choose for it, with the transposes beside it."""
     (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
     numbers, precision = params["dimension_numbers"], params["precision"]
-    written = Request.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
+    written = DotSpec.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
     lowering = mark.of(jax_internals.metadata_of(equation.ctx))
     if lowering == "direct":
         return written, Choice("direct", "as asked")
@@ -249,11 +249,11 @@ def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: s
         maker = transposes.get(id(operand))
         return None if maker is None else (maker.invars[0], maker.params["permutation"])
 
-    request, _ = written.beneath(equation.invars, transposed)
+    spec, _ = written.beneath(equation.invars, transposed)
     turned = tuple(reader.params["permutation"]) if reader is not None and reader.primitive is lax.transpose_p else None
-    if turned is not None and turned == request.turn:
-        request = request.swapped
-    return written, chosen(request, platform, lowering)
+    if turned is not None and turned == spec.turn:
+        spec = spec.swapped
+    return written, chosen(spec, platform, lowering)
 
 
 def _flops(equation: Any) -> int | None:

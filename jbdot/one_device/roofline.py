@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.timing import rounds
 
 _SIDE: Final = 1024  # of the matrix product: compute-bound on every device, and short
@@ -44,12 +44,12 @@ def bandwidth() -> float:
     return _BYTES / min(times) * 1e6
 
 
-def limit_us(request: Request) -> float:
+def limit_us(spec: DotSpec) -> float:
     """The least time for a dot, in microseconds: its FLOPs at the peak, or its operands and result from memory once.
 
     Operands that fit in a cache may be read faster than that.
     """
-    moved = math.prod(request.lhs) * jnp.dtype(request.lhs_dtype).itemsize
-    moved += math.prod(request.rhs) * jnp.dtype(request.rhs_dtype).itemsize
-    moved += math.prod(request.out) * jnp.dtype(request.dtype).itemsize
-    return 1e6 * max(request.flops / peak_flops(request.lhs_dtype, request.dtype), moved / bandwidth())
+    moved = math.prod(spec.lhs) * jnp.dtype(spec.lhs_dtype).itemsize
+    moved += math.prod(spec.rhs) * jnp.dtype(spec.rhs_dtype).itemsize
+    moved += math.prod(spec.out) * jnp.dtype(spec.dtype).itemsize
+    return 1e6 * max(spec.flops / peak_flops(spec.lhs_dtype, spec.dtype), moved / bandwidth())

@@ -19,12 +19,11 @@ from typing import Any, Final
 import jax
 
 from jbdot.core.errors import array_text
-from jbdot.one_device.dot_spec import Request
-from jbdot.one_device.lowerings import BLOCKED, LANES, block_rows, filled, lane
+from jbdot.one_device.dot_spec import DotSpec
+from jbdot.one_device.lowerings import FUSED_ONLY_IN_LOOPS, LANES, block_rows, filled, lane
 from jbdot.one_device.miscompilations import RIGHT_SUMS
 
-UNROLLED: Final = 64  # the most products that `unrolled` writes out
-_FAST: Final = jax.__version_info__ >= (0, 12)
+_HAS_NARROW_FLOAT_KERNELS: Final = jax.__version_info__ >= (0, 12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,64 +41,64 @@ class Rule:
     name: str
     lowering: str
     why: str
-    fits: Callable[[Request], bool]
+    fits: Callable[[DotSpec], bool]
     case: tuple[str, tuple[int, ...], tuple[int, ...], str]
 
-    def measured_case(self, request: Request) -> str:
+    def measured_case(self, spec: DotSpec) -> str:
         """The arrays of the case, and whether a dot is of another dtype."""
         _, lhs, rhs, dtype = self.case
-        other = "" if request.lhs_dtype == dtype else f", {request.lhs_dtype} was not measured"
+        other = "" if spec.lhs_dtype == dtype else f", {spec.lhs_dtype} was not measured"
         return f"{array_text('', lhs, dtype)} by {array_text('', rhs, dtype)}{other}"
 
 
-def _is(request: Request, *dtypes: str) -> bool:
-    return request.lhs_dtype in dtypes
+def _is(spec: DotSpec, *dtypes: str) -> bool:
+    return spec.lhs_dtype in dtypes
 
 
-def _is_matrix(r: Request) -> bool:
+def _is_matrix(r: DotSpec) -> bool:
     return r.m > 1 and r.n > 1 and r.k > 1
 
 
-def _is_vector(r: Request) -> bool:
+def _is_vector(r: DotSpec) -> bool:
     """A matrix and a vector: one operand has no free axis of size over 1."""
     return (r.m == 1) != (r.n == 1) and r.k > 1
 
 
-def _is_row(r: Request) -> bool:
+def _is_row(r: DotSpec) -> bool:
     return r.m == 1 and r.n == 1 and r.k > 1
 
 
-def _free(r: Request) -> int:
+def _free(r: DotSpec) -> int:
     """Rows of the matrix that a vector meets."""
     return max(r.m, r.n)
 
 
-def _elements(r: Request) -> int:
+def _elements(r: DotSpec) -> int:
     """Of the larger operand."""
     return r.batch * r.k * max(r.m, r.n)
 
 
-def _work(r: Request) -> int:
+def _work(r: DotSpec) -> int:
     """Multiply-adds."""
     return r.batch * r.m * r.n * r.k
 
 
-def _matrix(r: Request) -> tuple[str | None, ...]:
+def _matrix(r: DotSpec) -> tuple[str | None, ...]:
     """The labels of the matrix that a vector meets."""
     return r.contraction.rhs if r.m == 1 else r.contraction.lhs
 
 
-def _ends_in_k(r: Request, labels: tuple[str | None, ...]) -> bool:
+def _ends_in_k(r: DotSpec, labels: tuple[str | None, ...]) -> bool:
     """Whether an operand is contracted on its last axis, so that sums run along memory."""
     return labels[-1:] == r.contraction.contracting[-1:]
 
 
-def _leads(r: Request) -> bool:
+def _leads(r: DotSpec) -> bool:
     """Whether the batch axes of the matrix that a vector meets come first."""
     return _matrix(r)[: len(r.contraction.batch)] == r.contraction.batch
 
 
-def _lhs_turned(r: Request) -> bool:
+def _lhs_turned(r: DotSpec) -> bool:
     """Whether lhs is a matrix whose last axis is free."""
     return _is_matrix(r) and r.contraction.lhs[-1] in r.contraction.lhs_free
 
@@ -111,25 +110,25 @@ REAL: Final = (*FLOATS, *HALF, *INT8)
 COMPLEX: Final = ("complex64", "complex128")
 
 
-def _complex_small(r: Request) -> bool:
+def _complex_small(r: DotSpec) -> bool:
     if not _is(r, *COMPLEX) or r.batch < 64 or _work(r) < 1 << 13:
         return False
     return r.k <= 8 if _is_matrix(r) else _is_vector(r) and r.k <= 16
 
 
-def _small_matrices(r: Request) -> bool:
+def _small_matrices(r: DotSpec) -> bool:
     sides = r.m, r.n, r.k
     return _is(r, *REAL) and _is_matrix(r) and r.batch >= 64 and min(sides) >= 4 and max(sides) < 8
 
 
-def _small_turned(r: Request) -> bool:
+def _small_turned(r: DotSpec) -> bool:
     if not _is(r, *REAL) or not _lhs_turned(r) or r.batch < 64 or max(r.m, r.n) > 16:
         return False
     least = 1 << 19 if _is(r, *INT8) else 1 << 16
     return 4 <= r.k <= 8 or (r.k <= 16 and _work(r) >= least and not _is(r, "bfloat16"))
 
 
-def _many_small(r: Request) -> bool:
+def _many_small(r: DotSpec) -> bool:
     if not _is(r, "float32", "float16", *INT8) or not _is_matrix(r):
         return False
     if r.contraction.rhs[-1] not in r.contraction.rhs_free:  # then the products do not lie side by side
@@ -137,16 +136,16 @@ def _many_small(r: Request) -> bool:
     return 8 <= r.k <= 16 and max(r.m, r.n) <= 16 and _work(r) >= 1 << 19
 
 
-def _many_rows(r: Request) -> bool:
+def _many_rows(r: DotSpec) -> bool:
     return _is(r, *FLOATS, *HALF) and _is_row(r) and r.k <= 8 and r.batch >= 1 << 14
 
 
-def _many_small_vectors(r: Request) -> bool:
+def _many_small_vectors(r: DotSpec) -> bool:
     if not _is_vector(r) or not _leads(r) or _is(r, *COMPLEX):
         return False
     if _is(r, *FLOATS):
         return _is(r, "float32") and r.k <= 6 and _free(r) <= 8 and r.batch >= 1 << 14
-    if _is(r, "bfloat16") and not _FAST:
+    if _is(r, "bfloat16") and not _HAS_NARROW_FLOAT_KERNELS:
         return False
     if r.k <= 6:
         return r.batch >= 1 << 14
@@ -155,77 +154,79 @@ def _many_small_vectors(r: Request) -> bool:
     return _elements(r) >= 1 << 18 and r.k <= 32
 
 
-def _turned(r: Request) -> bool:
+def _turned(r: DotSpec) -> bool:
     if not _lhs_turned(r):
         return False
-    if _is(r, *INT8) or (_FAST and _is(r, "bfloat16")):
+    if _is(r, *INT8) or (_HAS_NARROW_FLOAT_KERNELS and _is(r, "bfloat16")):
         return min(r.m, r.n) >= 8 and r.k >= 12 and _work(r) >= 1 << 18
     fits = min(r.m, r.n) >= 8 and 16 <= r.k <= 16 * min(r.m, r.n) and _work(r) >= 1 << 23
-    return _FAST and _is(r, "float32", "float16") and fits
+    return _HAS_NARROW_FLOAT_KERNELS and _is(r, "float32", "float16") and fits
 
 
-def _tall(r: Request) -> bool:
+def _tall(r: DotSpec) -> bool:
     """A wide lhs that would have to move, and an rhs and a result that are small beside it."""
     if not _is(r, "float32", *HALF) or not _lhs_turned(r):
         return False
     return r.m >= 8 * r.n and r.n >= 8 and r.k >= 64 and _work(r) >= 1 << 18
 
 
-def _scattered(r: Request) -> bool:
+def _scattered(r: DotSpec) -> bool:
     return _is(r, *FLOATS) and _is_vector(r) and not _leads(r) and _elements(r) >= 1 << 20
 
 
-def _narrow_rows(r: Request) -> bool:
+def _narrow_rows(r: DotSpec) -> bool:
     """A matrix of 8 or 16 bits that lies in rows along its contracted axis, and a vector that stays in L1."""
     if not _is(r, *HALF, *INT8) or not _is_vector(r) or not _leads(r) or not _ends_in_k(r, _matrix(r)):
         return False
-    if not _FAST and _is(r, "bfloat16") and r.batch > 1:  # XLA widens it before the loop
+    if not _HAS_NARROW_FLOAT_KERNELS and _is(r, "bfloat16") and r.batch > 1:  # XLA widens it before the loop
         return False
-    if r.batch == 1 and block_rows(r) * r.k < 1 << 14 and r.lhs_dtype in BLOCKED:
+    if r.batch == 1 and block_rows(r) * r.k < 1 << 14 and r.lhs_dtype in FUSED_ONLY_IN_LOOPS:
         return False
     return r.k < 4096 and _elements(r) >= (1 << 17 if r.k >= 64 else 1 << 23) and r.k >= 16
 
 
-def _bfloat16_long(r: Request) -> bool:
-    if (_FAST and r.batch < 8) or not RIGHT_SUMS:  # without XLA's library for sums they are no faster
+def _bfloat16_long(r: DotSpec) -> bool:
+    if (
+        _HAS_NARROW_FLOAT_KERNELS and r.batch < 8
+    ) or not RIGHT_SUMS:  # without XLA's library for sums they are no faster
         return False
     if not _is(r, "bfloat16") or not _is_vector(r) or not _ends_in_k(r, _matrix(r)) or _elements(r) < 1 << 18:
         return False
     return r.k >= 512 or (r.batch < 8 and (r.k >= 256 or (r.k >= 64 and _elements(r) >= 1 << 21)))
 
 
-def _blocks(r: Request) -> bool:
+def _blocks(r: DotSpec) -> bool:
     if not _is_vector(r) or r.batch < 8 or not _leads(r) or r.k < 64:
         return False
     if _free(r) < (8 if _ends_in_k(r, _matrix(r)) else 32 if _elements(r) < 1 << 22 else 16):
         return False
     if _is(r, *INT8):
-        return _FAST and _elements(r) >= (1 << 20 if r.k >= 128 else 1 << 22)
-    if _FAST:
+        return _HAS_NARROW_FLOAT_KERNELS and _elements(r) >= (1 << 20 if r.k >= 128 else 1 << 22)
+    if _HAS_NARROW_FLOAT_KERNELS:
         return _is(r, *HALF) and _elements(r) >= 1 << 18
     return _is(r, "float16") and _elements(r) >= 1 << 21
 
 
-def _few_vectors(r: Request) -> bool:
-    if not _is(r, *INT8, *(("bfloat16",) if _FAST else ())) or not _is_vector(r) or not _leads(r):
+def _few_vectors(r: DotSpec) -> bool:
+    if not _is(r, *INT8, *(("bfloat16",) if _HAS_NARROW_FLOAT_KERNELS else ())) or not _is_vector(r) or not _leads(r):
         return False
     if r.batch >= 8:
-        return not _FAST and r.k >= 64 and _elements(r) >= 1 << 22
+        return not _HAS_NARROW_FLOAT_KERNELS and r.k >= 64 and _elements(r) >= 1 << 22
     if _is(r, *INT8):
         return _elements(r) >= (1 << 18 if r.k >= 256 else 1 << 20) and r.k >= 64
     return _elements(r) >= 1 << 20 and r.k >= 256
 
 
-def _rows(r: Request) -> bool:
-    least = {"float16": 1 << (18 if _FAST else 20), "complex64": 1 << 20}.get(r.lhs_dtype)
+def _rows(r: DotSpec) -> bool:
+    least = {"float16": 1 << (18 if _HAS_NARROW_FLOAT_KERNELS else 20), "complex64": 1 << 20}.get(r.lhs_dtype)
     return _is_row(r) and r.batch >= 64 and r.k >= 64 and least is not None and _elements(r) >= least
 
 
-def _float8(r: Request) -> bool:
+def _float8(r: DotSpec) -> bool:
     return r.lhs_dtype.startswith("float8") and _is_matrix(r) and min(r.m, r.n) >= 8 and _work(r) >= 1 << 18
 
 
-def _uint8(r: Request) -> bool:
+def _uint8(r: DotSpec) -> bool:
     return _is(r, "uint8") and r.dtype in ("uint32", "int32", "uint8") and _is_matrix(r) and _work(r) >= 1 << 16
 
 
@@ -265,7 +266,7 @@ CPU: Final = (
 )  # fmt: skip
 
 
-def _lanes(r: Request) -> bool:
+def _lanes(r: DotSpec) -> bool:
     """By the compiler's estimates for v5e, v5p and v6e: faster on all three, most where batches are large."""
     if not _is(r, "float32", "bfloat16", *INT8) or not _is_matrix(r) or r.batch < 2048:
         return False

@@ -11,15 +11,15 @@ they must all lower the same, and each has a file of its own.
 import functools
 import json
 import os
-import platform as host
 import warnings
 from pathlib import Path
 from typing import Final
 
 import jax
 
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
+from jbdot.timing import processor
 
 VARIABLE: Final = "JBDOT_TUNED"
 
@@ -33,22 +33,22 @@ def path() -> Path | None:
     return Path(cache) / "jbdot" / "tuned.jsonl"
 
 
-def choice(request: Request, platform: str) -> tuple[str, float, str] | None:
+def choice(spec: DotSpec, platform: str) -> tuple[str, float, str] | None:
     """Looks a dot up: (lowering, gain, where that was measured)."""
     file, kind = path(), device_kind(platform)
     if file is None or not kind or jax.process_count() > 1:
         return None
-    found = _read(file).get(key(request, kind))
+    found = _read(file).get(key(spec, kind))
     return None if found is None else (found[0], found[1], f"tuned on {kind}, jax {jax.__version__}")
 
 
-def keep(request: Request, kind: str, lowering: str, gain: float) -> None:
+def keep(spec: DotSpec, kind: str, lowering: str, gain: float) -> None:
     """Adds what was found for a dot; nothing where tuning is switched off."""
     file = path()
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"key": key(request, kind), "lowering": lowering, "gain": round(gain, 3)})
+    line = json.dumps({"key": key(spec, kind), "lowering": lowering, "gain": round(gain, 3)})
     # The line break before it ends a line that a process may have left half written.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), "ab", buffering=0) as out:
         out.write(f"\n{line}\n".encode())
@@ -65,13 +65,13 @@ def read_again() -> bool:
     return any(before.get(dot, ("", 0))[0] != after.get(dot, ("", 0))[0] for dot in {**before, **after})
 
 
-def key(request: Request, kind: str) -> str:
+def key(spec: DotSpec, kind: str) -> str:
     """What a dot is found again by: the contraction, sizes, dtypes and precision, the device kind, JAX's version."""
-    (lc, rc), (lb, rb) = request.dimension_numbers
+    (lc, rc), (lb, rb) = spec.dimension_numbers
     return "; ".join(
         (
-            f"{request.lhs_dtype}{list(request.lhs)} {request.rhs_dtype}{list(request.rhs)} -> {request.dtype}",
-            f"contracting {list(lc)} {list(rc)}, batch {list(lb)} {list(rb)}, precision {request.precision}",
+            f"{spec.lhs_dtype}{list(spec.lhs)} {spec.rhs_dtype}{list(spec.rhs)} -> {spec.dtype}",
+            f"contracting {list(lc)} {list(rc)}, batch {list(lb)} {list(rb)}, precision {spec.precision}",
             kind,
             f"jax {jax.__version__}",
         )
@@ -80,20 +80,12 @@ def key(request: Request, kind: str) -> str:
 
 @functools.cache
 def device_kind(platform: str) -> str:
-    """Names the device of a platform that this process has; empty where it has none."""
+    """Names the device of a platform that this process has, a CPU with its cores; empty where it has none."""
     if platform == "cpu":
-        return _processor()
+        return f"{processor()}, {os.cpu_count()} cores"
     if jax.default_backend() == ("gpu" if platform in ("cuda", "rocm") else platform):
         return jax.devices()[0].device_kind
     return ""
-
-
-def _processor() -> str:
-    """The processor's model name, where the system says it, and the number of cores that XLA works with."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, host.processor() or host.machine())}, {os.cpu_count()} cores"
 
 
 @functools.lru_cache(maxsize=4)

@@ -60,8 +60,8 @@ OPERANDS = {
 def test_one_plan_for_one_kind_of_call(kind, arguments, monkeypatch):
     """Eager calls of one kind are planned, traced and compiled once, whatever the operands are held in."""
     runs = []
-    run = call_plan.Planned.run
-    monkeypatch.setattr(call_plan.Planned, "run", lambda *args: runs.append(args) or run(*args))
+    run = call_plan.CallPlan.run
+    monkeypatch.setattr(call_plan.CallPlan, "run", lambda *args: runs.append(args) or run(*args))
     x = OPERANDS[kind]((7 + len(kind), 3))  # of a shape that no other test has compiled
     for _ in range(3):
         if kind == "sparse":
@@ -169,10 +169,10 @@ def test_64_bit_arrays_keep_their_dtype_with_x64_off(dtype):
             assert run(x).dtype == dtype
             np.testing.assert_allclose(run(x), want, rtol=1e-15)
     explained = jbdot.explain(jbdot.theano.dot, x, x)
-    assert (explained.dtype, explained.request.lhs_dtype) == (dtype, dtype)
+    assert (explained.dtype, explained.dot_spec.lhs_dtype) == (dtype, dtype)
     assert f"{dtype}[3,3]" in str(explained)
     (row,) = jbdot.optimize(lambda x: jbdot.theano.dot(x, x)).report(x)
-    assert row.request.dtype == dtype
+    assert row.dot_spec.dtype == dtype
     narrow = np.full((3, 3), WIDE[dtype] if dtype.startswith(("float", "complex")) else 2, dtype)
     assert jbdot.theano.dot(narrow, narrow).dtype == jax.dtypes.canonicalize_dtype(dtype)
 

@@ -1,5 +1,6 @@
 """Tuning: what is timed, what is kept, and that a damaged or shared file does no harm."""
 
+import dataclasses
 import multiprocessing
 
 import jax
@@ -10,7 +11,7 @@ from jax import numpy as jnp
 import jbdot
 from jbdot.calls import tuning
 from jbdot.one_device import choice, lowering_rule, tuning_cache
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import Timing
 from jbdot.timing import Spread, ratios, rounds
 
@@ -26,41 +27,41 @@ def file(tmp_path, monkeypatch):
 
 def request_of(*sizes):
     shape = jax.ShapeDtypeStruct(sizes, jnp.float32)
-    return Request.of(shape, shape, shape, (((1,), (1,)), ((0,), (0,))), None)
+    return DotSpec.of(shape, shape, shape, (((1,), (1,)), ((0,), (0,))), None)
 
 
 def test_tune_keeps_what_auto_then_uses(file):
     (found,) = jbdot.tune("b m k, b k -> b m", X, Y, seconds=0.05)
-    assert {timing.lowering for timing in found.timings} == set(choice.candidates(found.request))
+    assert {timing.lowering for timing in found.timings} == set(choice.candidates(found.dot_spec))
     assert all(t.us.p10 <= t.us.median <= t.us.p90 and t.compile_ms > 0 for t in found.timings)
     assert file.read_text().count('"lowering"') == 1
-    assert choice.chosen(found.request, "cpu").lowering == found.winner
+    assert choice.chosen(found.dot_spec, "cpu").lowering == found.winner
     assert "kept: " in str(found)
 
 
 def test_what_is_kept_overrules_the_rules():
-    request = request_of(8, 16)
+    spec = request_of(8, 16)
     kind = tuning_cache.device_kind("cpu")
-    assert not choice.chosen(request, "cpu").source.startswith("tuned on")
+    assert not choice.chosen(spec, "cpu").source.startswith("tuned on")
     for name in ("reduced", "unrolled"):  # the last holds
-        tuning_cache.keep(request, kind, name, 2.5)
-        assert choice.chosen(request, "cpu").lowering != name  # until the file is read again
+        tuning_cache.keep(spec, kind, name, 2.5)
+        assert choice.chosen(spec, "cpu").lowering != name  # until the file is read again
         assert tuning_cache.read_again()
         assert not tuning_cache.read_again()
-        found = choice.chosen(request, "cpu")
+        found = choice.chosen(spec, "cpu")
         assert (found.lowering, found.gain) == (name, 2.5)
         assert "tuned on" in found.source
         assert "2.5 times faster on this dot (tuned on" in str(found)
     assert choice.chosen(request_of(8, 17), "cpu").source != found.source
-    assert choice.chosen(request, "tpu").source != found.source
+    assert choice.chosen(spec, "tpu").source != found.source
     assert "unrolled" in str(jbdot.explain(jbdot.contract, "b k, b k -> b", (8, 16), (8, 16)))
-    assert choice.chosen(request, "cpu", "direct").lowering == "direct"
+    assert choice.chosen(spec, "cpu", "direct").lowering == "direct"
 
 
 def test_a_compiled_call_is_chosen_for_anew():
     jbdot.contract("b m k, b k -> b m", X, Y)
     (found,) = jbdot.tune(jbdot.keras_tf1.batch_dot, X, X, seconds=0.02)
-    assert found.request.m == 4
+    assert found.dot_spec.m == 4
     np.testing.assert_array_equal(jbdot.contract("b m k, b k -> b m", X, Y), 4)
 
 
@@ -70,12 +71,12 @@ def steps(monkeypatch, *names):
     for name in names:
         own = lowering_rule.LOWERINGS[name]
         counted = lambda *args, name=name, own=own: written.append(name) or own(*args)  # noqa: E731
-        monkeypatch.setitem(lowering_rule.LOWERINGS, name, counted)
+        monkeypatch.setitem(lowering_rule.LOWERINGS, name, dataclasses.replace(own, function=counted))
     return written
 
 
 def test_a_jitted_function_is_lowered_as_explain_says_after_tune(monkeypatch):
-    def timed(request, names, seconds, track):
+    def timed(spec, names, seconds, track):
         return [Timing(name, 1.0, Spread(us, us, us), Spread(9 / us, 9 / us, 9 / us)) for name, us in us_of.items()]
 
     monkeypatch.setattr(tuning, "measure", timed)
@@ -97,26 +98,26 @@ def test_a_jitted_function_is_lowered_as_explain_says_after_tune(monkeypatch):
 
 
 def test_a_line_that_does_not_fit_its_dot_is_not_obeyed(monkeypatch):
-    request = request_of(8, 21)
-    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), "widened", 9.0)  # which computes in bfloat16
+    spec = request_of(8, 21)
+    tuning_cache.keep(spec, tuning_cache.device_kind("cpu"), "widened", 9.0)  # which computes in bfloat16
     tuning_cache.read_again()
-    assert choice.chosen(request, "cpu").source != f"tuned on {tuning_cache.device_kind('cpu')}, jax {jax.__version__}"
+    assert choice.chosen(spec, "cpu").source != f"tuned on {tuning_cache.device_kind('cpu')}, jax {jax.__version__}"
     x = jnp.full((8, 21), 1 + 2**-12)
     got = jax.jit(lambda x: jbdot.contract("b k, b k -> b", x, x))(x)
     np.testing.assert_allclose(got, 21 * (1 + 2**-12) ** 2, rtol=1e-6)
     assert "widened" not in str(jbdot.explain("b k, b k -> b", (8, 21), (8, 21)).lowerings["cpu"])
     monkeypatch.setattr(tuning_cache, "choice", lambda *_: ("shifted", 9.0, "a file"))
-    small = Request((8, 4), (4, 8), "uint8", "uint8", (((1,), (0,)), ((), ())), "int32")
+    small = DotSpec((8, 4), (4, 8), "uint8", "uint8", (((1,), (0,)), ((), ())), "int32")
     assert choice.chosen(small, "cpu").lowering == "shifted"
     assert choice.chosen(small, "cuda").lowering != "shifted"  # it is not trusted there
 
 
 def test_no_file_of_this_host_is_asked_for_what_runs_elsewhere(monkeypatch):
-    request = request_of(8, 22)
-    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), "unrolled", 9.0)
+    spec = request_of(8, 22)
+    tuning_cache.keep(spec, tuning_cache.device_kind("cpu"), "unrolled", 9.0)
     tuning_cache.read_again()
-    assert choice.chosen(request, "cpu").source.startswith("tuned on")
-    assert not choice.chosen(request, "cpu", exported=True).source.startswith("tuned on")
+    assert choice.chosen(spec, "cpu").source.startswith("tuned on")
+    assert not choice.chosen(spec, "cpu", exported=True).source.startswith("tuned on")
     shape = jax.ShapeDtypeStruct((8, 22), jnp.float32)
     f = jax.jit(lambda x: jbdot.contract("b k, b k -> b", x, x))
     written = steps(monkeypatch, "unrolled")
@@ -126,9 +127,9 @@ def test_no_file_of_this_host_is_asked_for_what_runs_elsewhere(monkeypatch):
     f.lower(shape)
     assert written == ["unrolled"]
     for platform in ("tpu", "cuda", "rocm", "other"):
-        assert tuning_cache.choice(request, platform) is None
+        assert tuning_cache.choice(spec, platform) is None
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert tuning_cache.choice(request, "cpu") is None
+    assert tuning_cache.choice(spec, "cpu") is None
     assert not jbdot.explain("b k, b k -> b", (8, 22), (8, 22)).lowerings["cpu"].source.startswith("tuned on")
 
 
@@ -145,33 +146,33 @@ def test_any_function_and_shapes_alone_can_be_tuned():
 
 
 def test_a_damaged_file_is_left_aside_with_a_warning(file):
-    request = request_of(8, 32)
-    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), "reduced", 2.0)
+    spec = request_of(8, 32)
+    tuning_cache.keep(spec, tuning_cache.device_kind("cpu"), "reduced", 2.0)
     with file.open("a") as out:
         out.write('{"key": "half a li')
     tuning_cache.keep(request_of(8, 33), tuning_cache.device_kind("cpu"), "reduced", 3.0)  # ends the broken line first
     with pytest.warns(UserWarning, match="1 damaged lines"):
-        assert choice.chosen(request, "cpu").lowering == "reduced"
+        assert choice.chosen(spec, "cpu").lowering == "reduced"
     assert choice.chosen(request_of(8, 33), "cpu").gain == 3.0
     file.write_bytes(b"\xff\x00 nothing of the kind \n" * 3)
     with pytest.warns(UserWarning, match="3 damaged lines"):
         assert tuning_cache.read_again()
-    assert choice.chosen(request, "cpu").gain != 2.0
+    assert choice.chosen(spec, "cpu").gain != 2.0
     file.unlink()
     file.mkdir()
     with pytest.warns(UserWarning, match="cannot be read"):
         tuning_cache.read_again()
-    assert choice.chosen(request, "cpu").gain != 2.0
+    assert choice.chosen(spec, "cpu").gain != 2.0
 
 
 @pytest.mark.parametrize("value", ["off", "", "0"])
 def test_off(value, file, monkeypatch):
-    request = request_of(8, 64)
-    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), "reduced", 2.0)
+    spec = request_of(8, 64)
+    tuning_cache.keep(spec, tuning_cache.device_kind("cpu"), "reduced", 2.0)
     monkeypatch.setenv("JBDOT_TUNED", value)
     assert tuning_cache.path() is None
-    assert choice.chosen(request, "cpu").gain != 2.0
-    tuning_cache.keep(request, tuning_cache.device_kind("cpu"), "unrolled", 2.0)
+    assert choice.chosen(spec, "cpu").gain != 2.0
+    tuning_cache.keep(spec, tuning_cache.device_kind("cpu"), "unrolled", 2.0)
     assert "unrolled" not in file.read_text()
 
 

@@ -142,7 +142,7 @@ def test_usage_errors_and_help():
 def test_bench(jbdot, monkeypatch):
     from jbdot.one_device import roofline
 
-    monkeypatch.setattr(roofline, "limit_us", lambda request: 1.0)  # measuring the machine takes a second
+    monkeypatch.setattr(roofline, "limit_us", lambda spec: 1.0)  # measuring the machine takes a second
     monkeypatch.setenv("JBDOT_TUNED", "off")
     args = ("bench", "batch_dot", "2x4x8", "2x4x8", "--axes", "1,1", "--dialect", "keras", "--dtype", "bfloat16")
     code, out, _ = jbdot(*args, "--seconds", "0.02")

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 import jbdot
 from jbdot import Contraction
 from jbdot.core.labels import broadcast, names
-from jbdot.one_device.call_plan import Planned
+from jbdot.one_device.call_plan import CallPlan
 
 C = Contraction.parse("b m k, b k n -> b m n")
 
@@ -168,7 +168,7 @@ def test_strings_round_trip(c):
     assert eval(repr(c)) == c
     for said in (
         jbdot.explain(c, *shapes(c)).contraction,
-        Planned(c).swapped.swapped.contraction,
+        CallPlan(c).swapped.swapped.contraction,
     ):
         assert Contraction.parse(str(said)) == c
 

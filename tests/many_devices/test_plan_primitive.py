@@ -116,7 +116,7 @@ def test_checkpoint_policies_see_a_dot(case, remat3):
 
     def runs(policy):
         block = jax.checkpoint(lambda x, y: jnp.sin(plan(jnp.sin(x), y)).sum(), policy=policy)
-        return str(jax.make_jaxpr(jax.grad(block, (0, 1)))(lhs, rhs)).count(" spread[")
+        return str(jax.make_jaxpr(jax.grad(block, (0, 1)))(lhs, rhs)).count(" sharding_plan[")
 
     jax.config.update("jax_remat3", remat3)
     try:

@@ -14,7 +14,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.one_device.choice import candidates
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
 FORMS = {  # where k stands in lhs and in rhs, after the batch axis
@@ -58,8 +58,8 @@ def run(lowering, form, dtype, precision, m, n):
     lhs = (BATCH, K, m) if form.startswith("bk") else (BATCH, m, K)
     rhs = (BATCH, K, n) if ",bk" in form else (BATCH, n, K)
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (lhs, rhs)]
-    request = Request.of(*shapes, jax.ShapeDtypeStruct((), dtype), FORMS[form], precision)
-    return jax.jit(functools.partial(LOWERINGS[lowering], request)) if lowering in candidates(request) else None
+    spec = DotSpec.of(*shapes, jax.ShapeDtypeStruct((), dtype), FORMS[form], precision)
+    return jax.jit(functools.partial(LOWERINGS[lowering], spec)) if lowering in candidates(spec) else None
 
 
 def result(lowering, form, dtype, precision, x, y):
@@ -118,9 +118,9 @@ def test_integers_wrap_to_the_same_bits():
     draw = np.random.default_rng(0)
     lhs, rhs = (jnp.asarray(draw.integers(-128, 128, (BATCH, 6, 64)), jnp.int8) for _ in range(2))
     for dtype in ("int8", "int32"):
-        request = Request.of(lhs, rhs, jax.ShapeDtypeStruct((), dtype), FORMS["bmk,bnk->bmn"], None)
-        want, *others = jax.jit(lambda x, y, r=request: [LOWERINGS[name](r, x, y) for name in candidates(r)])(lhs, rhs)
-        for name, got in zip(candidates(request)[1:], others, strict=True):
+        spec = DotSpec.of(lhs, rhs, jax.ShapeDtypeStruct((), dtype), FORMS["bmk,bnk->bmn"], None)
+        want, *others = jax.jit(lambda x, y, r=spec: [LOWERINGS[name](r, x, y) for name in candidates(r)])(lhs, rhs)
+        for name, got in zip(candidates(spec)[1:], others, strict=True):
             np.testing.assert_array_equal(got, want, err_msg=name)
 
 
@@ -136,9 +136,9 @@ def test_the_same_call_twice_gives_the_same_bits(dtype):
 def test_operands_wider_than_the_result_are_multiplied_as_they_are(x64):
     x, y = jnp.array([[1 + 2.0**-30, 1.0]] * 2), jnp.array([[1.0, -1.0]] * 2)
     numbers = ((1,), (1,)), ((0,), (0,))
-    request = Request.of(x, y, jax.ShapeDtypeStruct((2,), "float32"), numbers, None)
-    assert {"unrolled", "reduced", "split"} <= set(candidates(request))
-    for lowering in candidates(request):
-        out = LOWERINGS[lowering](request, x, y)
+    spec = DotSpec.of(x, y, jax.ShapeDtypeStruct((2,), "float32"), numbers, None)
+    assert {"unrolled", "reduced", "split"} <= set(candidates(spec))
+    for lowering in candidates(spec):
+        out = LOWERINGS[lowering](spec, x, y)
         assert out.dtype == "float32"
         assert (out == 2.0**-30).all(), lowering

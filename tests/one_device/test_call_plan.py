@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 import jbdot
 from jbdot import keras, keras_tf1, tensorflow, theano
-from jbdot.one_device.call_plan import Entry
+from jbdot.one_device.call_plan import OperandSteps
 
 NUMBERS = (((1,), (0,)), ((), ()))
 KINDS = [
@@ -132,10 +132,10 @@ def test_normalized_dot_is_the_cosine():
 
 
 def test_entry_steps_are_said():
-    entry = Entry(dtype=jnp.float32, conjugate=True, normalize=1, stretch=(2, 3), fold=((0, 1),))
+    entry = OperandSteps(dtype=jnp.float32, conjugate=True, normalize=1, stretch=(2, 3), fold=((0, 1),))
     assert len(entry.steps()) == 5
     assert entry.shape((2, 1)) == (6,)
-    assert Entry().steps() == []
+    assert OperandSteps().steps() == []
 
 
 def test_result_is_checked_against_the_promise(monkeypatch):

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from benchmarks.rules import request_of
 from jbdot.one_device import rules
 from jbdot.one_device.choice import NAMES, chosen
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
 MEASURED = json.loads((Path(rules.__file__).parent / "measured.json").read_text())
@@ -27,16 +27,16 @@ def untuned(monkeypatch):
 
 def ask(lhs, rhs, dtype="float32", numbers=NUMBERS, precision=None):
     x, y = (jax.ShapeDtypeStruct(shape, dtype) for shape in (lhs, rhs))
-    return Request.of(x, y, jax.ShapeDtypeStruct((), dtype), numbers, precision)
+    return DotSpec.of(x, y, jax.ShapeDtypeStruct((), dtype), numbers, precision)
 
 
 @pytest.mark.parametrize("platform", rules.RULES)
 def test_every_rule_is_the_first_that_fits_its_case(platform):
     for rule in rules.RULES[platform]:
-        request = request_of(rule)
-        if rule.fits(request):  # not all are for this version of JAX
-            assert chosen(request, platform).why == rule.why, rule.name
-            assert chosen(request, platform).lowering == rule.lowering
+        spec = request_of(rule)
+        if rule.fits(spec):  # not all are for this version of JAX
+            assert chosen(spec, platform).why == rule.why, rule.name
+            assert chosen(spec, platform).lowering == rule.lowering
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -53,8 +53,8 @@ def test_every_rule_is_measured_and_gains(name):
 
 def test_a_gain_names_the_case_that_it_is_of():
     arrays = "int8[64,128,128] by int8[64,128,128]"
-    request = ask((64, 128, 128), (64, 128, 128), numbers=(((1,), (1,)), ((0,), (0,))))
-    found = chosen(request, "cpu")
+    spec = ask((64, 128, 128), (64, 128, 128), numbers=(((1,), (1,)), ((0,), (0,))))
+    found = chosen(spec, "cpu")
     if found.lowering == "pinned":  # a rule that was measured on int8, and takes float32 too from jax 0.12 on
         assert f"times faster on {arrays}, float32 was not measured (measured on" in str(found)
     case = chosen(request_of(RULES["cpu turned"]), "cpu")
@@ -62,23 +62,23 @@ def test_a_gain_names_the_case_that_it_is_of():
 
 
 def test_what_was_seen_to_be_wrong_on_a_platform_is_not_chosen_there():
-    request = ask((2, 4, 4), (2, 4, 4), "uint8")
+    spec = ask((2, 4, 4), (2, 4, 4), "uint8")
     for lowering in ("shifted", "hash"):
-        assert chosen(request, "cuda", lowering).lowering != "shifted"
-    assert chosen(request, "cpu", "shifted").lowering == "shifted"
+        assert chosen(spec, "cuda", lowering).lowering != "shifted"
+    assert chosen(spec, "cpu", "shifted").lowering == "shifted"
 
 
 def test_figures_are_of_rules():
     assert set(MEASURED) == set(RULES)
 
 
-def peak_bytes(request, lowering):
+def peak_bytes(spec, lowering):
     """Of operands, result and what stands beside them, by the compiler's account."""
     shapes = [
-        jax.ShapeDtypeStruct(request.lhs, request.lhs_dtype),
-        jax.ShapeDtypeStruct(request.rhs, request.rhs_dtype),
+        jax.ShapeDtypeStruct(spec.lhs, spec.lhs_dtype),
+        jax.ShapeDtypeStruct(spec.rhs, spec.rhs_dtype),
     ]
-    memory = jax.jit(functools.partial(LOWERINGS[lowering], request)).lower(*shapes).compile().memory_analysis()
+    memory = jax.jit(functools.partial(LOWERINGS[lowering], spec)).lower(*shapes).compile().memory_analysis()
     return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
@@ -106,7 +106,7 @@ def test_what_only_a_dot_can_do_is_left_to_it():
     assert chosen(ask(small, small), "cpu").lowering == "unrolled"
     algorithm = lax.DotAlgorithmPreset.F32_F32_F32
     assert chosen(ask(small, small, precision=algorithm), "cpu").lowering == "direct"
-    mixed = Request.of(
+    mixed = DotSpec.of(
         jax.ShapeDtypeStruct(small, jnp.float32),
         jax.ShapeDtypeStruct(small, jnp.bfloat16),
         jax.ShapeDtypeStruct((), jnp.float32),

@@ -188,7 +188,7 @@ def test_what_is_of_no_line():
 
 def test_source_and_inner_jaxprs():
     (equation,) = jax.make_jaxpr(lambda x: jax.jit(lambda x: x + 1)(x))(1.0).eqns
-    assert "test_internals.py" in jax_internals.source(equation)
+    assert "test_jax_internals.py" in jax_internals.source(equation)
     assert len(jax_internals.inner_jaxprs(equation.params)) == 1
     assert jax_internals.inner_jaxprs({"a": 1}) == []
 
@@ -214,7 +214,7 @@ def test_sharding_error():
 
 def test_a_line_in_jbdot_is_nobodys():
     (equation,) = jax.make_jaxpr(lambda x, y: jbdot.dot(x, y))(X, Y).eqns
-    assert "test_internals.py" in jax_internals.source(equation)
+    assert "test_jax_internals.py" in jax_internals.source(equation)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The marked dot under JAX: what stands in the jaxpr, and what each platform is handed."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def seen(monkeypatch):
     asked = []
 
     def rule(platform):
-        def fits(request):
+        def fits(spec):
             asked.append(platform)
             return True
 
@@ -49,12 +51,14 @@ def seen(monkeypatch):
 
     lowered = []
 
-    def unrolled(request, lhs, rhs):
-        lowered.append((asked[-1], request))
-        return lowerings.unrolled(request, lhs, rhs)
+    def unrolled(spec, lhs, rhs):
+        lowered.append((asked[-1], spec))
+        return lowerings.unrolled(spec, lhs, rhs)
 
     monkeypatch.setattr(rules, "RULES", {name: (rule(name),) for name in ("cpu", "cuda", "rocm", "tpu")})
-    monkeypatch.setitem(lowerings.LOWERINGS, "unrolled", unrolled)
+    monkeypatch.setitem(
+        lowerings.LOWERINGS, "unrolled", dataclasses.replace(lowerings.LOWERINGS["unrolled"], function=unrolled)
+    )
     monkeypatch.setenv("JBDOT_TUNED", "off")
     return lowered
 
@@ -91,12 +95,12 @@ def test_vmap_and_gradients_are_chosen_for_as_they_stand(seen):
     assert (seen[-1][1].batch, seen[-1][1].m, seen[-1][1].k, seen[-1][1].n) == (6, 3, 4, 5)
     seen.clear()
     jax.jit(jax.grad(lambda x, y: jbdot.batch_dot(x, y).sum(), (0, 1))).lower(x, y)
-    shapes = [(request.m, request.k, request.n) for _, request in seen]
+    shapes = [(spec.m, spec.k, spec.n) for _, spec in seen]
     # Both of the backward pass, the forward one is not needed; that of rhs as written, and again with its transpose.
     assert shapes == [(5, 3, 4), (4, 3, 5), (3, 5, 4)]
     seen.clear()
     jax.jit(jax.hessian(lambda x: (jbdot.batch_dot(x, y) ** 2).sum())).lower(array(6, 3, 4))
-    assert [request.lhs[0] for _, request in seen] == [72, 72]  # of the second derivative: all directions at once
+    assert [spec.lhs[0] for _, spec in seen] == [72, 72]  # of the second derivative: all directions at once
 
 
 def test_a_named_lowering_travels_into_gradients():
@@ -141,7 +145,7 @@ def test_only_one_device_or_a_shard_map_is_chosen_for(seen):
         jax.jit(jbdot.batch_dot).lower(*sharded)
         assert not seen
         jax.jit(jax.shard_map(jbdot.batch_dot, mesh=mesh, in_specs=P("x"), out_specs=P("x"))).lower(*sharded)
-    assert [request.batch for _, request in seen] == [2]
+    assert [spec.batch for _, spec in seen] == [2]
 
 
 def test_checkpoint_policies_see_a_dot():

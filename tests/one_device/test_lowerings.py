@@ -13,7 +13,7 @@ from jax import numpy as jnp
 import jbdot
 from jbdot.core.contraction import Contraction
 from jbdot.one_device.choice import candidates, misfit
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 from jbdot.one_device.miscompilations import RIGHT_PINS
 
@@ -57,13 +57,13 @@ def ask(labels, dtype, out=None, precision=None, sizes=SIZES):
         jnp.asarray(RNG.integers(low, high, [sizes[label] for label in side]), dtype) for side in (c.lhs, c.rhs)
     )
     result = jax.ShapeDtypeStruct((), out or dtype)
-    return Request.of(lhs, rhs, result, c.dimension_numbers, precision), lhs, rhs
+    return DotSpec.of(lhs, rhs, result, c.dimension_numbers, precision), lhs, rhs
 
 
-def check(request, lhs, rhs):
+def check(spec, lhs, rhs):
     """Compiles all that can carry the dot out as one program, and compares."""
-    names = candidates(request)
-    want, *others = jax.jit(lambda x, y: [LOWERINGS[name](request, x, y) for name in names])(lhs, rhs)
+    names = candidates(spec)
+    want, *others = jax.jit(lambda x, y: [LOWERINGS[name](spec, x, y) for name in names])(lhs, rhs)
     for name, got in zip(names[1:], others, strict=True):
         assert (got.shape, got.dtype) == (want.shape, want.dtype), name
         np.testing.assert_array_equal(got, want, err_msg=name)
@@ -77,9 +77,9 @@ def test_equals_lax_dot_general(labels):
 @pytest.mark.parametrize("labels", ["bkm,bnk->bmn", "bmk,bk->bm"])
 @pytest.mark.parametrize(("dtype", "out"), DTYPES)
 def test_equals_lax_dot_general_in_every_dtype(labels, dtype, out, x64):
-    request, lhs, rhs = ask(labels, dtype, out)
-    assert request.dtype == lax.dot_general(lhs, rhs, request.dimension_numbers, None, out).dtype.name
-    check(request, lhs, rhs)
+    spec, lhs, rhs = ask(labels, dtype, out)
+    assert spec.dtype == lax.dot_general(lhs, rhs, spec.dimension_numbers, None, out).dtype.name
+    check(spec, lhs, rhs)
 
 
 @given(st.data())
@@ -92,8 +92,8 @@ def test_equals_lax_dot_general_whatever_the_axes(data):
     lhs = "".join(data.draw(st.permutations(batch + contracting + left)))
     rhs = "".join(data.draw(st.permutations(batch + contracting + right)))
     sizes = {label: data.draw(st.integers(1, 4)) for label in "bckrminu"}
-    request, x, y = ask(f"{lhs},{rhs}->{batch}{left}{right}", "int32", sizes=sizes)
-    check(request, x, y)
+    spec, x, y = ask(f"{lhs},{rhs}->{batch}{left}{right}", "int32", sizes=sizes)
+    check(spec, x, y)
 
 
 def test_a_loop_over_a_batch_that_no_block_divides():
@@ -112,9 +112,9 @@ def test_8_bit_floats_are_rounded_once():
 @pytest.mark.parametrize("labels", ["bmk,bkn->bmn", "bk,bk->b"])
 def test_a_sum_of_another_kind_is_cut_at_the_end(labels, dtype, out):
     """1.5 * 1.5 four times is 9, cut first 4; the real part of (1 + 2i) * (1 + 2i) four times is -12, cut first 4."""
-    request, lhs, rhs = ask(labels, dtype, out, sizes={"b": 1 << 14, "m": 4, "n": 4, "k": 4})
+    spec, lhs, rhs = ask(labels, dtype, out, sizes={"b": 1 << 14, "m": 4, "n": 4, "k": 4})
     lhs, rhs = (jnp.full_like(x, 1 + 2j if "complex" in dtype else 1.5) for x in (lhs, rhs))
-    assert candidates(request) == ["direct"]
+    assert candidates(spec) == ["direct"]
     found = jbdot.contract(labels, lhs, rhs, preferred_element_type=out)
     assert found.dtype == out
     assert np.all(found == (-12 if "complex" in dtype else 9))
@@ -133,16 +133,16 @@ def test_what_a_lowering_needs():
         ask("mk,kn->mn", "float32", "bool"),
         ask("mk,kn->mn", "float32", sizes=SIZES | {"m": 0}),
     )
-    for request, *_ in unlike:
-        assert candidates(request) == ["direct"]
+    for spec, *_ in unlike:
+        assert candidates(spec) == ["direct"]
     named, *_ = ask("mk,kn->mn", "bfloat16", precision=lax.DotAlgorithmPreset.BF16_BF16_F32)
     assert candidates(named) == ["direct"]
 
 
 def test_layouts_are_pinned_of_the_result_and_of_operands_that_have_to_move():
     for labels, pins in {"bmk,bkn->bmn": 1, "bmk,bnk->bmn": 1, "bkm,bkn->bmn": 2, "kmb,nkb->bmn": 3}.items():
-        request, lhs, rhs = ask(labels, "float32")
-        jaxpr = str(jax.make_jaxpr(lambda x, y, r=request: LOWERINGS["pinned"](r, x, y))(lhs, rhs))
+        spec, lhs, rhs = ask(labels, "float32")
+        jaxpr = str(jax.make_jaxpr(lambda x, y, r=spec: LOWERINGS["pinned"](r, x, y))(lhs, rhs))
         assert jaxpr.count("layout_constraint[") == pins - (not RIGHT_PINS)  # a batched result, where XLA is wrong
 
 
@@ -150,7 +150,7 @@ def test_layouts_are_pinned_of_the_result_and_of_operands_that_have_to_move():
 def test_no_lowering_sums_in_fewer_bits(name):
     """1 + 2^-11 + 2^-11 in halves: 1 if each step is rounded, more if the sum is held in 32 bits."""
     sizes = SIZES | {"k": 3, "m": 1, "n": 1}
-    request, lhs, rhs = ask("bmk,bkn->bmn", "float16", sizes=sizes)
+    spec, lhs, rhs = ask("bmk,bkn->bmn", "float16", sizes=sizes)
     row = jnp.asarray([1, 2**-11, 2**-11], "float16")
     lhs, rhs = jnp.broadcast_to(row, lhs.shape), jnp.ones_like(rhs)
-    assert (jax.jit(functools.partial(LOWERINGS[name], request))(lhs, rhs) > 1).all()
+    assert (jax.jit(functools.partial(LOWERINGS[name], spec))(lhs, rhs) > 1).all()

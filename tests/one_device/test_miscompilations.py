@@ -11,7 +11,7 @@ from jax import numpy as jnp
 import jbdot
 from jbdot.command import doctor
 from jbdot.one_device import miscompilations
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
 
@@ -74,8 +74,8 @@ def test_what_the_fuzzer_found_is_right(labels, sizes):
 def test_no_sum_of_ours_is_given_to_a_library_that_is_wrong(lowering, dtype):
     numbers = ((2,), (2,)), ((0,), (0,))
     lhs, rhs = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((8, 64, 512), (8, 32, 512)))
-    request = Request.of(lhs, rhs, jax.ShapeDtypeStruct((), dtype), numbers, None)
-    text = jax.jit(functools.partial(LOWERINGS[lowering], request)).lower(lhs, rhs).compile().as_text()
+    spec = DotSpec.of(lhs, rhs, jax.ShapeDtypeStruct((), dtype), numbers, None)
+    text = jax.jit(functools.partial(LOWERINGS[lowering], spec)).lower(lhs, rhs).compile().as_text()
     for name in re.findall(r"calls=(%[\w.]+).*__ynn_fusion", text):  # dots it gets right
         body = text.partition(f"{name} (")[2].partition("\n}")[0]
         assert body

@@ -20,7 +20,7 @@ from jax import numpy as jnp
 import jbdot
 from jbdot.compilers.compiled import Compiler
 from jbdot.core.contraction import Contraction
-from jbdot.one_device.dot_spec import Request, known_precision
+from jbdot.one_device.dot_spec import DotSpec, known_precision
 from jbdot.one_device.numerics import ALGORITHMS, arithmetic, missing
 
 on_tpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jbdot[tpu]")
@@ -45,7 +45,7 @@ class Dot:
         self.options = {"precision": precision, "preferred_element_type": out}
         self.numbers = c.dimension_numbers
         result = jax.eval_shape(self.run, *self.operands)
-        self.request = Request.of(*self.operands, result, self.numbers, precision)
+        self.dot_spec = DotSpec.of(*self.operands, result, self.numbers, precision)
 
     def __repr__(self):
         return self.words
@@ -60,7 +60,7 @@ class Dot:
         return [re.sub(r"^(\d+x)*", "", each) for each in types.groups()]
 
     def said(self, backend):
-        return arithmetic(self.request, backend)
+        return arithmetic(self.dot_spec, backend)
 
 
 def operations(text):
@@ -152,7 +152,7 @@ VECTORS = "products and sums in float32, without the matrix unit; precision chan
 )
 def test_says_what_is_done(dot, backend, words):
     assert words in dot.said(backend)
-    assert not missing(dot.request, backend)
+    assert not missing(dot.dot_spec, backend)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_says_what_is_done(dot, backend, words):
     ],
 )
 def test_a_lowering_is_judged_by_the_dots_that_it_runs(lowering, dot, words):
-    assert words in arithmetic(dot.request, "tpu", lowering)
+    assert words in arithmetic(dot.dot_spec, "tpu", lowering)
 
 
 def test_a_size_that_is_not_known_may_be_any():
     m, k = jax.export.symbolic_shape("m, k")
     operands = [jax.ShapeDtypeStruct((m, k), "float32"), jax.ShapeDtypeStruct((k, 4), "float32")]
     out = jax.ShapeDtypeStruct((m, 4), "float32")
-    assert f"1 pass {PASSES}" in arithmetic(Request.of(*operands, out, (((1,), (0,)), ((), ())), None), "tpu")
+    assert f"1 pass {PASSES}" in arithmetic(DotSpec.of(*operands, out, (((1,), (0,)), ((), ())), None), "tpu")
 
 
 def test_rounded_to_bfloat16_normal_numbers_differ_in_the_third_digit():
@@ -216,11 +216,11 @@ def short(dtype):
 @pytest.mark.parametrize("dtypes", MIXED, ids=str)
 def test_what_is_converted_first_is_what_jax_converts(dtypes, backend):
     dot = Dot(MATRICES, *dtypes)
-    before = [short(dot.request.lhs_dtype), short(dot.request.rhs_dtype)]
+    before = [short(dot.dot_spec.lhs_dtype), short(dot.dot_spec.rhs_dtype)]
     whole = "exact, as far as" in dot.said(backend)  # then a conversion to the sum's dtype changes nothing
     assert whole or (" made " in dot.said(backend)) == (dot.written(backend) != before)
     if " made " in dot.said(backend):
-        assert dot.written(backend) == [short(dot.request.dtype)] * 2
+        assert dot.written(backend) == [short(dot.dot_spec.dtype)] * 2
 
 
 def test_a_fraction_is_cut_off_first_on_a_cpu():
@@ -275,12 +275,12 @@ def test_a_cpu_takes_the_algorithms_that_are_listed(preset):
     else:
         with pytest.raises(ValueError, match="not supported by dot_general on CPU"):
             dot.written("cpu")
-    assert missing(dot.request, "cpu").startswith("refused") == (preset.name not in ALGORITHMS["cpu"])
+    assert missing(dot.dot_spec, "cpu").startswith("refused") == (preset.name not in ALGORITHMS["cpu"])
 
 
 def test_a_cpu_refuses_an_algorithm_that_is_spelled_out():
     dot = Dot(MATRICES, "float32", precision=lax.DotAlgorithm("float32", "float32", "float32"))
-    assert missing(dot.request, "cpu") == "refused: a CPU has named algorithms only"
+    assert missing(dot.dot_spec, "cpu") == "refused: a CPU has named algorithms only"
     with pytest.raises(ValueError, match="not supported by dot_general on CPU"):
         dot.written("cpu")
 
@@ -332,7 +332,7 @@ def test_a_tpu_takes_its_matrix_unit_where_that_is_said(topology):
         Dot("b m i k, b k -> b m i", "float32", sizes={"b": 4, "m": 64, "i": 2, "k": 64}),
         Dot("b m i k, b k -> b m i", "float32", sizes={"b": 4, "m": 2, "i": 64, "k": 64}),
     ]
-    wrong = [str(dot.request) for dot in dots if not agrees(dot, "tpu", compiler.compile(dot.run, *dot.operands).text)]
+    wrong = [str(dot.dot_spec) for dot in dots if not agrees(dot, "tpu", compiler.compile(dot.run, *dot.operands).text)]
     assert not wrong
     assert {" pass" in dot.said("tpu").split(":")[0] for dot in dots} == {True, False}
 
@@ -344,7 +344,7 @@ def test_a_tpu7x_differs_for_vectors_by_matrices_alone():
     open_ones = [dot for dot in dots if "TPU7x perhaps" in dot.said("tpu")]
     assert open_ones
     for dot in set(dots) - set(open_ones):
-        assert agrees(dot, "tpu", compiler.compile(dot.run, *dot.operands).text), dot.request
+        assert agrees(dot, "tpu", compiler.compile(dot.run, *dot.operands).text), dot.dot_spec
     vector = Dot(VECTOR, "float32")
     assert "TPU7x perhaps" in vector.said("tpu")
     assert units(compiler.compile(vector.run, *vector.operands).text)
@@ -419,9 +419,9 @@ def test_a_tpu_takes_the_algorithms_that_are_listed(preset):
         level = {"X3": "{high,high}", "X6": "{highest,highest}"}.get(preset.name[-2:])
         assert units(text) == {("f32", "f32")}
         assert (f"operand_precision={level}" in text) == (level is not None)
-        assert not missing(dot.request, "tpu")
+        assert not missing(dot.dot_spec, "tpu")
     else:
-        assert missing(dot.request, "tpu").startswith("refused")
+        assert missing(dot.dot_spec, "tpu").startswith("refused")
         with pytest.raises(RuntimeError, match=r"is not supported|failed to legalize"):
             compiler.compile(dot.run, *dot.operands)
 
@@ -443,7 +443,7 @@ def test_lowerings_of_a_vector_on_a_tpu(lowering):
     dot = Dot(VECTOR, "bfloat16")
     run = jbdot.optimize(dot.run, lowering=lowering)
     text = jbdot.compile_for("v5e:2x2", run, *dot.operands).text
-    said = arithmetic(dot.request, "tpu", lowering)
+    said = arithmetic(dot.dot_spec, "tpu", lowering)
     assert said.startswith("exact products") == bool(units(text))
     assert ("each product is rounded to bfloat16" in said) == (sums(text) == {"bf16"})
     assert said.startswith("products and sums in float32") == (sums(text) == {"f32"})
@@ -452,7 +452,7 @@ def test_lowerings_of_a_vector_on_a_tpu(lowering):
 @on_tpu
 def test_a_tpu_refuses_integers_of_64_bits(x64):
     dot = Dot(MATRICES, "int64")
-    assert missing(dot.request, "tpu") == "refused: XLA's TPU compiler has no dot of 64-bit integers"
+    assert missing(dot.dot_spec, "tpu") == "refused: XLA's TPU compiler has no dot of 64-bit integers"
     with pytest.raises(RuntimeError, match="UNIMPLEMENTED"):
         Compiler("v5e:2x2").compile(dot.run, *dot.operands)
 
@@ -465,7 +465,7 @@ def test_a_gpu_sums_vectors_without_a_matrix_unit():
     rng, compiler = random.Random(15), Compiler("h100:1")
     for dot in itertools.chain((random_dot(rng) for _ in range(25)), [Dot("b m k, b k -> b m", "float32")]):
         text = compiler.compile(dot.run, *dot.operands).text
-        assert ("TF32" in dot.said("gpu")) == bool(units(text)), dot.request
+        assert ("TF32" in dot.said("gpu")) == bool(units(text)), dot.dot_spec
 
 
 @on_gpu
@@ -499,7 +499,7 @@ def test_types_on_a_gpu(dtypes, unit, multiplied):
 @pytest.mark.parametrize("preset", lax.DotAlgorithmPreset, ids=str)
 def test_a_gpu_takes_the_algorithms_that_are_listed(preset, labels, x64):
     dot = Dot(labels, "float8_e4m3fn" if "F8" in preset.name else "float32", precision=preset)
-    if missing(dot.request, "gpu"):
+    if missing(dot.dot_spec, "gpu"):
         with pytest.raises(RuntimeError, match="h100"):
             Compiler("h100:1").compile(dot.run, *dot.operands)
     else:

@@ -5,7 +5,7 @@ import pytest
 from jax import numpy as jnp
 
 from jbdot.one_device import roofline
-from jbdot.one_device.dot_spec import Request
+from jbdot.one_device.dot_spec import DotSpec
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def test_measures_rates(small):
 
 def test_the_limit_is_the_slower_of_the_two(monkeypatch):
     x = jax.ShapeDtypeStruct((100, 100), jnp.float32)
-    request = Request.of(x, x, x, (((1,), (0,)), ((), ())), None)
+    spec = DotSpec.of(x, x, x, (((1,), (0,)), ((), ())), None)
     monkeypatch.setattr(roofline, "peak_flops", lambda dtype, out: 1e9)
     monkeypatch.setattr(roofline, "bandwidth", lambda: 1e12)
-    assert roofline.limit_us(request) == pytest.approx(2e6 / 1e9 * 1e6)
+    assert roofline.limit_us(spec) == pytest.approx(2e6 / 1e9 * 1e6)
     monkeypatch.setattr(roofline, "bandwidth", lambda: 1e6)
-    assert roofline.limit_us(request) == pytest.approx(3 * 100 * 100 * 4 / 1e6 * 1e6)
+    assert roofline.limit_us(spec) == pytest.approx(3 * 100 * 100 * 4 / 1e6 * 1e6)

@@ -3,22 +3,8 @@
 import fnmatch
 
 import pytest
-from records import FRAMEWORKS, difference, group, load
+from records import DEVIATIONS, FRAMEWORKS, difference, group, load
 
-# (framework, id pattern, what jbdot does instead, why). README shows this table; test_readme holds the two together.
-SIXTEEN_BITS = "sums in 32 bits and rounds once", "TensorFlow 1 rounds each product, or each partial sum, to 16 bits"
-DEVIATIONS = (
-    ("keras_tf1", "dot-big-*", *SIXTEEN_BITS),
-    ("keras_tf1", "batch_dot-big-*", *SIXTEEN_BITS),
-    ("keras_tf1", "batch_dot-accum-*", *SIXTEEN_BITS),
-    ("keras", "sparse_dot-both-*", "raises ValueError", "Keras recurses until Python stops it: RecursionError"),
-    (
-        "tensorflow",
-        "matmul-sparsespecial-*",
-        "multiplies 0 by inf or nan as IEEE 754 does: nan",
-        "TensorFlow skips zeros of an operand that is hinted to be sparse; the hint is about speed",
-    ),
-)
 GROUPS = sorted({(framework, group(record)) for framework in FRAMEWORKS for record in load(framework)})
 
 

@@ -3,6 +3,7 @@
 A library's own warnings are its own affair here.
 """
 
+import dataclasses
 import importlib
 import os
 import warnings
@@ -41,11 +42,13 @@ def lowered(monkeypatch):
     """How many dots were lowered by "reduced"."""
     seen = []
 
-    def reduced(request, lhs, rhs):
-        seen.append(request)
-        return lowerings.reduced(request, lhs, rhs)
+    def reduced(spec, lhs, rhs):
+        seen.append(spec)
+        return lowerings.reduced(spec, lhs, rhs)
 
-    monkeypatch.setitem(lowerings.LOWERINGS, "reduced", reduced)
+    monkeypatch.setitem(
+        lowerings.LOWERINGS, "reduced", dataclasses.replace(lowerings.LOWERINGS["reduced"], function=reduced)
+    )
     return seen
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 from jax import numpy as jnp
-from test_conformance import DEVIATIONS
+from records import DEVIATIONS
 
 import jbdot
 
