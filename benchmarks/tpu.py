@@ -31,8 +31,8 @@ from jax.sharding import SingleDeviceSharding
 
 import jbdot
 from jbdot import Contraction
-from jbdot.compilers.child import QUIET
 from jbdot.compilers.compiled import ESTIMATED
+from jbdot.compilers.compiler_process import QUIET
 from jbdot.hlo import Unreadable, estimated_cycles
 from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec

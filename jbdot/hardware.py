@@ -42,6 +42,10 @@ class Hardware:
         cores: Cores of a chip.
         devices_per_chip: Devices that a chip shows as; they share its links.
         core_bytes_per_s: One way between two devices of one chip.
+        short: Its short name, such as "v5e", which the topologies of the compilers begin with too.
+        compiler: The platform whose compiler makes programs for it where none of it is: "tpu", "cuda", or none.
+        compiler_options: What that compiler is told of it.
+        clock_ghz: Of a TPU: peak FLOP/s over the multiply-adds of its matrix units, as the compiler estimates cycles.
         sources: Pages that the figures are from, and what is assumed.
 
     Example:
@@ -69,6 +73,10 @@ class Hardware:
     cores: int = 1
     devices_per_chip: int = 1
     core_bytes_per_s: float = math.inf
+    short: str = ""
+    compiler: Literal["", "tpu", "cuda"] = ""
+    compiler_options: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False, repr=False)
+    clock_ghz: float = math.nan
     sources: tuple[str, ...] = ()
 
     def rate(self, dtype: str) -> float:
@@ -138,17 +146,6 @@ _KEYS: Final = {
 _WIDER: Final = {"float8": "bfloat16", "int8": "bfloat16", "bfloat16": "float32", "float64": "float32"}
 
 
-_TOPOLOGIES: Final = {
-    "v4": "TPU v4",
-    "v5e": "TPU v5 lite",
-    "v5p": "TPU v5p",
-    "v6e": "TPU v6 lite",
-    "tpu7x": "TPU7x",
-    "h100": "NVIDIA H100 80GB HBM3",
-}
-_SHORT: Final = {**_TOPOLOGIES, "a100": "NVIDIA A100-SXM4-80GB", "h200": "NVIDIA H200", "b200": "NVIDIA B200"}
-
-
 @functools.cache
 def known(device_kind: str) -> Hardware:
     """The published figures for a `device_kind`, or for a short name such as "v5e" or "h100".
@@ -163,21 +160,21 @@ def known(device_kind: str) -> Hardware:
         >>> known("NVIDIA H100 80GB HBM3").name, known("v5e").name
         ('NVIDIA H100 SXM', 'TPU v5e')
     """
-    kind = _SHORT.get(str(device_kind).lower(), device_kind)
+    short = str(device_kind).lower()
     for hardware in KNOWN:
-        if kind in hardware.kinds:
+        if device_kind in hardware.kinds or (short and short == hardware.short):
             return hardware
     raise BadValue(
         "the device must be of a kind whose figures are known",
         f"{device_kind!r} is none of {', '.join(repr(kind) for hardware in KNOWN for kind in hardware.kinds)}, "
-        f"or in short {', '.join(_SHORT)}",
+        f"or in short {', '.join(hardware.short for hardware in KNOWN if hardware.short)}",
         "Give a profile as hardware=: a jbdot.hardware.Hardware of your own, dataclasses.replace(known(...), ...) of a "
         "similar one, or what jbdot.devices.profile.profile(mesh) measures",
     )
 
 
 def of_topology(topology: str) -> Hardware:
-    """The published figures for the devices of a topology as the TPU compiler names it, such as "v5e:4x4".
+    """The published figures for the devices of a topology as a compiler names it, such as "v5e:4x4" or "h100:8".
 
     Raises:
         ValueError: There is no such kind.
@@ -187,10 +184,11 @@ def of_topology(topology: str) -> Hardware:
         >>> of_topology("v5p:4x4x4").name
         'TPU v5p'
     """
+    kinds = {hardware.short: hardware for hardware in KNOWN if hardware.compiler}
     kind = topology.partition(":")[0]
-    if kind not in _TOPOLOGIES:
-        raise BadValue("a topology must name a kind of device", repr(topology), f"One of {', '.join(_TOPOLOGIES)}")
-    return known(_TOPOLOGIES[kind])
+    if kind not in kinds:
+        raise BadValue("a topology must name a kind of device", repr(topology), f"One of {', '.join(kinds)}")
+    return kinds[kind]
 
 
 def of(device: Any) -> Hardware:
@@ -215,7 +213,7 @@ _NCCL: Final = (
 _LOCKWOOD: Final = "G. Lockwood's notes on NVIDIA's data sheets, https://glennklockwood.com/garden/processors/"
 _NETWORK_ASSUMED: Final = "assumed: 50 us a step between slices (host to host with PCIe at both ends; none published)"
 
-_TPU: Final = functools.partial(Hardware, hop_us=1.0, start_us=5.0, network_hop_us=50.0)
+_TPU: Final = functools.partial(Hardware, compiler="tpu", hop_us=1.0, start_us=5.0, network_hop_us=50.0)
 _GPU: Final = functools.partial(Hardware, hop_us=0.6, start_us=6.6, network_hop_us=2.7, node=8)
 
 
@@ -224,8 +222,22 @@ def _by_pass(bfloat16: float, **others: float) -> dict[str, float]:
     return {"float32": bfloat16, "bfloat16": bfloat16, **others}
 
 
+# What XLA's GPU compiler is told of an H100.
+_H100_CONFIG: Final = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+runtime_version { major: 12 minor: 8 } dnn_version_info { major: 9 minor: 7 }
+platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
 _A100: Final = _GPU(
     name="NVIDIA A100 SXM 80 GB",
+    short="a100",
     kinds=("NVIDIA A100-SXM4-80GB",),
     peak={"float64": 1.95e13, "float32": 1.56e14, "bfloat16": 3.12e14, "int8": 6.24e14},
     memory_bytes=80e9,
@@ -241,6 +253,9 @@ _A100: Final = _GPU(
 )
 _H100: Final = _GPU(
     name="NVIDIA H100 SXM",
+    short="h100",
+    compiler="cuda",
+    compiler_options={"target_config": _H100_CONFIG},
     kinds=("NVIDIA H100 80GB HBM3",),
     peak={"float64": 6.69e13, "float32": 4.947e14, "bfloat16": 9.894e14, "int8": 1.979e15, "float8": 1.979e15},
     memory_bytes=80e9,
@@ -256,6 +271,10 @@ _H100: Final = _GPU(
 KNOWN: Final = (
     _TPU(
         name="TPU v4",
+        short="v4",
+        clock_ghz=1.05,
+        # By default a v4 shows as one device for each core; on a real one it is one for each chip.
+        compiler_options={"chip_config_name": "megacore"},
         kinds=("TPU v4",),
         peak=_by_pass(2.75e14, int8=2.75e14),
         memory_bytes=32 * 2**30,
@@ -276,6 +295,8 @@ KNOWN: Final = (
     ),
     _TPU(
         name="TPU v5e",
+        short="v5e",
+        clock_ghz=1.5,
         kinds=("TPU v5 lite", "TPU v5e"),
         peak=_by_pass(1.97e14, int8=3.94e14),
         memory_bytes=16e9,
@@ -288,6 +309,8 @@ KNOWN: Final = (
     ),
     _TPU(
         name="TPU v5p",
+        short="v5p",
+        clock_ghz=1.75,
         kinds=("TPU v5", "TPU v5p"),
         peak=_by_pass(4.59e14, int8=9.18e14, float8=4.59e14),
         memory_bytes=95 * 2**30,
@@ -309,6 +332,8 @@ KNOWN: Final = (
     ),
     _TPU(
         name="TPU v6e",
+        short="v6e",
+        clock_ghz=1.75,
         kinds=("TPU v6 lite", "TPU v6e"),
         peak=_by_pass(9.18e14, int8=1.836e15, float8=9.18e14),
         memory_bytes=32e9,
@@ -321,6 +346,8 @@ KNOWN: Final = (
     ),
     _TPU(  # each of a chip's two cores is a device: half of the chip's figures
         name="TPU7x",
+        short="tpu7x",
+        clock_ghz=2.2,
         kinds=("TPU7x",),
         peak=_by_pass(2.307e15 / 2, float8=4.614e15 / 2),
         memory_bytes=96 * 2**30,
@@ -345,16 +372,24 @@ KNOWN: Final = (
     dataclasses.replace(
         _A100,
         name="NVIDIA A100 SXM 40 GB",
+        short="",
         kinds=("NVIDIA A100-SXM4-40GB",),
         memory_bytes=40e9,
         memory_bytes_per_s=1.555e12,
     ),
     _H100,
     dataclasses.replace(
-        _H100, name="NVIDIA H200 SXM", kinds=("NVIDIA H200",), memory_bytes=141e9, memory_bytes_per_s=4.8e12
+        _H100,
+        name="NVIDIA H200 SXM",
+        short="h200",
+        compiler="",
+        kinds=("NVIDIA H200",),
+        memory_bytes=141e9,
+        memory_bytes_per_s=4.8e12,
     ),
     _GPU(
         name="NVIDIA B200",
+        short="b200",
         kinds=("NVIDIA B200",),
         peak={"float64": 4e13, "float32": 1.1e15, "bfloat16": 2.25e15, "int8": 4.5e15, "float8": 4.5e15},
         memory_bytes=180e9,

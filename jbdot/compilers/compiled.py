@@ -1,8 +1,8 @@
 """The real compiler as a witness: what XLA makes of a program on many TPUs or GPUs, with none of them here.
 
 XLA's compilers for TPU (in the `libtpu` package) and GPU (in JAX's CUDA plugin) need no device. They run in a process
-of their own (`child`). The program is lowered here, over the mesh that its arguments name, for the platform it is to
-run on: the module that the child compiles is the one that `jax.jit` would compile there.
+of their own (`compiler_process`). The program is lowered here, over the mesh that its arguments name, for the platform
+it is to run on: the module that is compiled is the one that `jax.jit` would compile there.
 
 Collectives and memory are what would run. Of GPUs, kernels are not: the compiler times those where a GPU is.
 """
@@ -20,14 +20,12 @@ from typing import Any, ClassVar, Final, cast
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbdot import hlo
-from jbdot.compilers.child import child
+from jbdot import hardware, hlo
+from jbdot.compilers.compiler_process import process_of
 from jbdot.core.errors import Refusal
 from jbdot.core.text import table
 
 ESTIMATED: Final = "estimated by the compiler, no TPU has confirmed it"
-# GHz by `device_kind`: peak FLOP/s over the multiply-adds of the matrix units.
-CLOCKS: Final = {"TPU v4": 1.05, "TPU v5 lite": 1.5, "TPU v5": 1.75, "TPU v6 lite": 1.75, "TPU7x": 2.2}
 
 
 class Missing(Refusal, ImportError):
@@ -95,8 +93,8 @@ class Compiled:
     @property
     def estimated_us(self) -> float | None:
         """The same in microseconds: estimated by the compiler, no TPU has confirmed it."""
-        clock = CLOCKS.get(self.device_kind)
-        return self.estimated_cycles / clock / 1e3 if clock and self.estimated_cycles else None
+        cycles = self.estimated_cycles
+        return cycles / hardware.of_topology(self.topology).clock_ghz / 1e3 if cycles else None
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
@@ -128,13 +126,13 @@ class Compiler:
         ImportError: The compiler is not installed, or another version of it than this jaxlib needs.
     """
 
-    _name: ClassVar[str] = "witness.Compiler"  # at the head of what it raises
+    _name: ClassVar[str] = "Compiler"  # at the head of what it raises
 
     def __init__(self, topology: str, num_slices: int = 1, timeout_s: float = 300.0) -> None:
         self.topology, self.num_slices, self.timeout_s = topology, num_slices, timeout_s
-        self.platform = "cuda" if topology.startswith("h100") else "tpu"
         self._call = f"topology={topology!r}" + (f", num_slices={num_slices}" if num_slices > 1 else "")
         try:
+            self.platform = hardware.of_topology(topology).compiler
             self.versions = _versions(self.platform)
         except Refusal as refusal:
             raise refusal.told(self._name, self._call) from None
@@ -168,7 +166,7 @@ class Compiler:
             "results": list(map(_described, results)),
         }
         try:
-            answer = child(self.platform, os.getpid()).ask(task, self.timeout_s)
+            answer = process_of(self.platform, os.getpid()).ask(task, self.timeout_s)
         except Refusal as refusal:
             raise refusal.told(self._name, self._call) from None
         specs = jax.tree.unflatten(structure, answer.pop("out"))

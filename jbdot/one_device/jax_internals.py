@@ -40,8 +40,8 @@ def _contract(fallback: Any) -> Callable[[Callable[..., Any]], Any]:
 @functools.cache
 def _warn(contract: str, error: str) -> None:
     warnings.warn(
-        f"jbdot: jax {jax.__version__} has changed what internals.{contract} reads ({error}); dots that need it run as "
-        "lax.dot_general has them",
+        f"jbdot: jax {jax.__version__} has changed what jax_internals.{contract} reads ({error}); dots that need it run "
+        "as lax.dot_general has them",
         stacklevel=4,
     )
 
@@ -297,3 +297,11 @@ def remat_as_dot(primitive: Any, params: Callable[..., dict[str, Any]]) -> None:
 
     partial_eval.partial_eval_jaxpr_custom_rules[primitive] = of_jaxpr
     remat.rules[primitive] = of_trace
+
+
+@_contract(None)
+def put_module(lowered: Any, module: bytes) -> None:
+    """Has a lowered program compiled as another module, in bytecode, of the same arguments and results."""
+    own = lowered.compiler_ir()
+    _ = lowered._lowering._hlo  # else it is kept elsewhere
+    lowered._lowering._hlo = type(own).parse(module, context=own.context)

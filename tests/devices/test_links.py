@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
-from jbdot.compilers.child import QUIET
+from jbdot.compilers.compiler_process import QUIET
 from jbdot.core.errors import BadValue
 from jbdot.devices.links import KINDS, Links
 from jbdot.devices.profile import profile

@@ -1,5 +1,6 @@
 """Each contract with JAX's insides: that it holds in this JAX, and that one which has changed costs a warning only."""
 
+import io
 import warnings
 
 import jax
@@ -249,7 +250,7 @@ def test_a_changed_jax_costs_one_warning_and_nothing_else(contract, monkeypatch)
             assert (value, gradients[0].sum(), gradients[1].sum()) == (600, 480, 480)
         assert jax.jit(lambda x, y: jbdot.batch_dot(x, y, 1, lowering="direct"))(x, y).sum() == 480
 
-    with pytest.warns(UserWarning, match=rf"has changed what internals.{contract} reads") as told:
+    with pytest.warns(UserWarning, match=rf"has changed what jax_internals.{contract} reads") as told:
         run()
     assert len(told) == 1
 
@@ -260,16 +261,24 @@ def test_a_platform_that_is_not_found_has_no_rules(monkeypatch):
 
     monkeypatch.setattr(jax_internals, "platform", jax_internals._contract(jax_internals.platform.fallback)(platform))
     small = jnp.ones((4096, 4, 4))
-    with pytest.warns(UserWarning, match="has changed what internals.platform reads"):
+    with pytest.warns(UserWarning, match="has changed what jax_internals.platform reads"):
         text = export.export(jax.jit(jbdot.matmul), platforms=["cuda"])(small, small).mlir_module()
     assert text.count("stablehlo.dot_general") == 1
 
 
 def test_a_rule_that_is_not_found_leaves_jaxs_own():
-    with pytest.warns(UserWarning, match="has changed what internals.put_before reads"):
+    with pytest.warns(UserWarning, match="has changed what jax_internals.put_before reads"):
         jax_internals.put_before(jax_internals.primitive("no rule of its own"), lambda: None)
     probe = jax_internals.primitive("no rule for checkpoint")
     jax_internals.remat_as_dot(probe, dict)
+
+
+def test_a_module_takes_the_place_of_another():
+    module = io.BytesIO()
+    jax.jit(lambda x: x + 41).lower(1.0).compiler_ir().operation.write_bytecode(module)
+    lowered = jax.jit(lambda x: x * 0).lower(1.0)
+    jax_internals.put_module(lowered, module.getvalue())
+    assert lowered.compile()(1.0) == 42
 
 
 def test_a_change_is_told_once():
@@ -277,7 +286,7 @@ def test_a_change_is_told_once():
     def reading():
         raise AttributeError("gone")
 
-    with pytest.warns(UserWarning, match=rf"jbdot: jax {jax.__version__} has changed what internals.reading reads"):
+    with pytest.warns(UserWarning, match=rf"jbdot: jax {jax.__version__} has changed what jax_internals.reading reads"):
         assert reading() == 7
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from jbdot.compilers.child import Child
+from jbdot.compilers.compiler_process import CompilerProcess
 
 
 def started(script):
-    return Child(
+    return CompilerProcess(
         [sys.executable, "-c", f"import sys; from multiprocessing.connection import Connection\n{script}"], "TPU"
     )
 
