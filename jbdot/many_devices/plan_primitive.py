@@ -12,9 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import jax
-from jax import core as jax_core
 from jax import numpy as jnp
-from jax.interpreters import ad, batching, mlir
 
 from jbdot.core.errors import BadValue
 from jbdot.many_devices.decision import Decision
@@ -132,9 +130,8 @@ def _batch(axis: Any, operands: Any, dims: Any, *, how: PlanCall, jaxpr: Any) ->
     del jaxpr
     if all(dim is None for dim in dims):
         return carried_out(how, *operands), None
-    return carried_out(
-        dataclasses.replace(how, levels=(*how.levels, (*dims, jax_internals.spmd_name(axis)))), *operands
-    ), 0
+    level = (*dims, jax_internals.spmd_name(axis))
+    return carried_out(dataclasses.replace(how, levels=(*how.levels, level)), *operands), 0
 
 
 def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, how: PlanCall, jaxpr: Any) -> Any:
@@ -146,9 +143,10 @@ def _lower(context: Any, lhs: Any, rhs: Any, *, how: PlanCall, jaxpr: Any) -> An
     del how
 
     def run(*operands: Any) -> Any:
-        return jax_core.eval_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, *operands)
+        (out,) = jax_internals.run_jaxpr(jaxpr, *operands)
+        return out
 
-    return mlir.lower_fun(run, multiple_results=True)(context, lhs, rhs)
+    return jax_internals.written(context, run, lhs, rhs)
 
 
 def _as_dot(*, how: PlanCall, jaxpr: Any) -> dict[str, Any]:
@@ -169,7 +167,6 @@ def _as_dot(*, how: PlanCall, jaxpr: Any) -> dict[str, Any]:
     }
 
 
-ad.defbilinear(plan_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
-batching.fancy_primitive_batchers[plan_p] = _batch
-mlir.register_lowering(plan_p, _lower)
+jax_internals.bilinear(plan_p, (functools.partial(_transpose, 0), functools.partial(_transpose, 1)), _batch)
+jax_internals.lowered_by(plan_p, _lower)
 jax_internals.remat_as_dot(plan_p, _as_dot)

@@ -40,8 +40,8 @@ def _contract(fallback: Any) -> Callable[[Callable[..., Any]], Any]:
 @functools.cache
 def _warn(contract: str, error: str) -> None:
     warnings.warn(
-        f"jbdot: jax {jax.__version__} has changed what jax_internals.{contract} reads ({error}); dots that need it run "
-        "as lax.dot_general has them",
+        f"jbdot: jax {jax.__version__} has changed what jax_internals.{contract} reads ({error}); dots that need it "
+        "run as lax.dot_general has them",
         stacklevel=4,
     )
 
@@ -231,6 +231,45 @@ def primitive(name: str) -> Any:
     except ImportError:  # the public name, which `import jax` does not load
         from jax.extend.core import Primitive
     return Primitive(name)
+
+
+@_contract(False)
+def lowered_by(primitive: Any, rule: Rule) -> bool:
+    """Registers the lowering rule of a primitive of ours, which writes with `written`; whether JAX has both."""
+    from jax.interpreters import mlir
+
+    _ = mlir.lower_fun
+    mlir.register_lowering(primitive, rule)
+    return True
+
+
+def written(context: Any, function: Callable[..., Any], *values: Any) -> Any:
+    """Writes what a function of arrays does into the program that is being lowered: its one result, or several."""
+    from jax.interpreters import mlir
+
+    return mlir.lower_fun(function, multiple_results=False)(context, *values)
+
+
+@_contract(None)
+def bilinear(primitive: Any, transposes: tuple[Rule, Rule], batch: Rule) -> None:
+    """Registers the derivatives of a primitive that is linear in each of two operands, and its rule for vmap."""
+    from jax.interpreters import ad, batching
+
+    ad.defbilinear(primitive, *transposes)
+    batching.fancy_primitive_batchers[primitive] = batch
+
+
+def run_jaxpr(jaxpr: Any, *operands: Any) -> Any:
+    """Runs a closed jaxpr, or what stands for one."""
+    from jax.core import eval_jaxpr
+
+    return eval_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, *operands)
+
+
+@_contract(())
+def references() -> tuple[type, ...]:
+    """The classes of arrays that can be written to."""
+    return (jax.Ref,)
 
 
 @_contract(None)

@@ -15,7 +15,6 @@ from typing import Any, Final
 import jax
 from jax import lax
 from jax.core import ShapedArray
-from jax.interpreters import mlir
 
 from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import Choice, chosen
@@ -163,12 +162,12 @@ def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], .
     promotion, ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
     direct = mark.marked("direct")  # the dots of a lowering are not chosen for again
     with jax.enable_x64(wide), promotion, ranks, direct:
-        return mlir.lower_fun(functools.partial(function, spec), multiple_results=False)(context, *values)
+        return jax_internals.written(context, functools.partial(function, spec), *values)
 
 
 def install() -> None:
     """Puts the rules before JAX's own."""
     jax_internals.exclude_from_tracebacks(str(Path(__file__).parents[1]))
-    mlir.register_lowering(_steps_p, _lower_steps)
-    jax_internals.put_before(lax.dot_general_p, _lower_dot)
-    jax_internals.put_before(lax.transpose_p, _lower_transpose)
+    if jax_internals.lowered_by(_steps_p, _lower_steps):
+        jax_internals.put_before(lax.dot_general_p, _lower_dot)
+        jax_internals.put_before(lax.transpose_p, _lower_transpose)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jbdot.core.errors import BadType, Refusal
-from jbdot.one_device import mark
+from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import known
 from jbdot.one_device.report import Report
 
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # What a report traces. All else passes through a function as it is: flags, names, None, modules.
-_ARRAYS: Final = (jax.Array, np.ndarray, np.generic, jax.Ref, Tracer)
+_ARRAYS: Final = (jax.Array, np.ndarray, np.generic, Tracer, *jax_internals.references())
 
 
 GradDtype = Literal["operand", "result"] | None

@@ -1,6 +1,8 @@
 """Each contract with JAX's insides: that it holds in this JAX, and that one which has changed costs a warning only."""
 
 import io
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -271,6 +273,26 @@ def test_a_rule_that_is_not_found_leaves_jaxs_own():
         jax_internals.put_before(jax_internals.primitive("no rule of its own"), lambda: None)
     probe = jax_internals.primitive("no rule for checkpoint")
     jax_internals.remat_as_dot(probe, dict)
+
+
+REMOVED = """
+import warnings
+import jax
+from jax.interpreters import ad, batching, mlir
+del jax.Ref, mlir.lower_fun, mlir.register_lowering, ad.defbilinear, batching.fancy_primitive_batchers
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    import jbdot
+print(sorted(str(warning.message).split("jax_internals.")[1].split()[0] for warning in told))
+x = jax.numpy.ones((4096, 4, 4))
+print(float(jax.jit(jbdot.matmul)(x, x).sum()), float(jax.grad(lambda x: jbdot.matmul(x, x).sum())(x).sum()))
+"""
+
+
+def test_what_jax_removes_does_not_keep_jbdot_from_being_imported():
+    said, values = subprocess.run([sys.executable, "-c", REMOVED], capture_output=True, text=True).stdout.splitlines()
+    assert eval(said) == ["bilinear", "lowered_by", "references"]
+    assert values == "262144.0 524288.0"
 
 
 def test_a_module_takes_the_place_of_another():
