@@ -1,11 +1,8 @@
 """jbdot: multiplies arrays along chosen axes, exactly as each framework meant it."""
 
-import functools
-
 from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
 from jbdot.calls.contract import contract, dot_general
 from jbdot.calls.explanation import Explanation, explain
-from jbdot.calls.front_door import absent
 from jbdot.calls.sharded import sharded
 from jbdot.calls.tuning import tune
 from jbdot.compilers.compiled import compile_for
@@ -20,8 +17,6 @@ from jbdot.tensorflow import matmul
 lowering_rule.install()
 transpose_rule.install()
 mark.read_variable()
-for _dialect in (keras, keras_tf1, mxnet, tensorflow, theano):
-    vars(_dialect)["__getattr__"] = functools.partial(absent, _dialect)  # unseen by type checkers, which then help
 
 __all__ = [
     "Contraction",

@@ -14,11 +14,13 @@ import numpy as np
 from jbdot.calls import keras_shared
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.dialect_dtypes import TENSORFLOW_2, Dtypes
-from jbdot.calls.front_door import perform, plans
+from jbdot.calls.front_door import perform, plans, speaks
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import LHS_FREE, RHS_FREE, names
 from jbdot.one_device.call_plan import CallPlan, Operand
+
+speaks(__name__, "every Keras since 2.2.5")
 
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 

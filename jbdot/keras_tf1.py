@@ -13,11 +13,13 @@ import numpy as np
 
 from jbdot.calls import keras_shared
 from jbdot.calls.dialect_dtypes import NUMBERS, Dtypes, TensorFlow
-from jbdot.calls.front_door import perform, plans
+from jbdot.calls.front_door import perform, plans, speaks
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadKey, BadType, BadValue
 from jbdot.core.labels import BATCH, Labels, Shape, broadcast, names
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
+
+speaks(__name__, "Keras 2.1.6 to 2.2.4 on TensorFlow, tf.keras 1")
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 
-from jbdot.calls.front_door import perform, plans
+from jbdot.calls.front_door import perform, plans, speaks
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadValue
 from jbdot.core.labels import BATCH, LHS_FREE, RHS_FREE, Shape, names
 from jbdot.one_device.call_plan import CallPlan, Operand
+
+speaks(__name__, "MXNet 1.9.1")
 
 
 def dot(

@@ -15,11 +15,13 @@ from jax import numpy as jnp
 from jbdot.calls import axis_pairs
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.dialect_dtypes import NUMBERS, TENSORFLOW_2, Dtypes
-from jbdot.calls.front_door import perform, plans, too_many
+from jbdot.calls.front_door import perform, plans, speaks, too_many
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import Axes, broadcast
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps, canonical
+
+speaks(__name__, "TensorFlow 2.21")
 
 _EINSUM = Dtypes(NUMBERS, BadValue)
 _BYTES = {"int8", "uint8"}

@@ -11,11 +11,13 @@ import numpy as np
 from jax import numpy as jnp
 
 from jbdot.calls import axis_pairs
-from jbdot.calls.front_door import perform, plans
+from jbdot.calls.front_door import perform, plans, speaks
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
+
+speaks(__name__, "Theano 1.0.5")
 
 
 def dot(

@@ -17,9 +17,10 @@ from jax import numpy as jnp
 from jax.experimental import sparse
 
 import jbdot
+from jbdot.calls.front_door import DIALECTS
 
 FOLDER = Path(__file__).parent / "data" / "conformance"
-FRAMEWORKS = ("keras_tf1", "keras", "tensorflow", "theano", "mxnet")
+FRAMEWORKS = tuple(DIALECTS)  # each has records
 NAMES = {"sparse_dot": "dot", "sparse_mm": "sparse_dense_matmul", "mx_dot": "dot", "mx_batch_dot": "batch_dot"}
 BIG = {
     "int8": 25,

@@ -7,10 +7,12 @@ JAX transformation the plan runs in the open, so that nothing but its steps is t
 """
 
 import copy
+import dataclasses
 import functools
 import inspect
 import itertools
 import marshal
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -39,6 +41,7 @@ SETTINGS: Final[dict[str, Any]] = {  # what every front door takes beside its ow
     "lowering": None,
 }
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
+DIALECTS: Final[dict[str, "Dialect"]] = {}  # by name, in the order in which a reader meets them
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
 # A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
@@ -48,6 +51,36 @@ _NAMED: Final = 4  # front doors, or shardings, in an error message
 _ARRAYS: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, list, tuple)  # the last two: refused
 _CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
 _PLANNED: Final[dict[Any, CallPlan]] = {}  # plans of calls that were traced, by all that a planner is told
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """A framework whose products a module speaks.
+
+    Attributes:
+        module: The module.
+        framework: The framework and its versions, as a table's head has it.
+    """
+
+    module: ModuleType
+    framework: str
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """Its front doors."""
+        return [door for door in PLANNERS if door.__module__ == self.module.__name__]
+
+
+def speaks(name: str, framework: str) -> None:
+    """Registers a module as the dialect of a framework.
+
+    Args:
+        name: The module's `__name__`.
+        framework: The framework and its versions.
+    """
+    module = sys.modules[name]
+    DIALECTS[name.rpartition(".")[2]] = Dialect(module, framework)
+    vars(module)["__getattr__"] = functools.partial(absent, module)  # unseen by type checkers, which then help
 
 
 def plans(function: Callable[..., Any]) -> Callable[[Planner], Planner]:

@@ -33,7 +33,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 import jbdot
 from jbdot import hardware
 from jbdot.calls.explanation import Explanation
-from jbdot.calls.front_door import PLANNERS, extra_defaults, operand_names, public_name
+from jbdot.calls.front_door import DIALECTS, PLANNERS, extra_defaults, operand_names, public_name
 from jbdot.command import doctor as examination
 from jbdot.command import files, mesh_text
 from jbdot.core.colours import COLOURS
@@ -61,9 +61,7 @@ Function = Annotated[
 ]
 Dialect = Annotated[
     str | None,
-    typer.Option(
-        help="keras_tf1, keras, tensorflow, theano or mxnet; by default jbdot's own, or the only one that has it."
-    ),
+    typer.Option(help=f"{', '.join(DIALECTS)}; by default jbdot's own, or the only one that has it."),
 ]
 Lhs = Annotated[str, typer.Argument(help="The first operand's shape: 10x12x4x5, '(10, 12, 4, 5)' or scalar.")]
 Rhs = Annotated[str, typer.Argument(help="The second operand's shape.")]

@@ -196,3 +196,12 @@ def test_a_preferred_float64_with_x64_off_is_float32():
     assert jbdot.contract("i k, k j -> i j", x, x, preferred_element_type="float64").dtype == jnp.float32
     assert jbdot.explain("i k, k j -> i j", x, x, preferred_element_type="float64").dtype == jnp.float32
     assert jbdot.dot(x, x, preferred_element_type=np.float64).dtype == jnp.float32
+
+
+def test_every_dialect_is_public_and_has_functions_and_a_framework():
+    modules = {name for name in jbdot.__all__ if isinstance(getattr(jbdot, name), type(jbdot))}
+    assert front_door.DIALECTS.keys() == modules
+    for name, dialect in front_door.DIALECTS.items():
+        assert dialect.module is getattr(jbdot, name)
+        assert dialect.functions
+        assert dialect.framework

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import jbdot
 from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot.calls.front_door import PLANNERS, public_name
 
 RNG = np.random.default_rng(0)
 
@@ -97,6 +98,11 @@ AFTER = {
     "einsum, permuted": lambda out: lax.transpose(out, (2, 0, 1)),
 }
 every_door = pytest.mark.parametrize("name", DOORS)
+
+
+def test_every_front_door_has_a_row():
+    """All but the one of sparse operands, which leaves another primitive."""
+    assert {public_name(door) for door in PLANNERS} - DOORS.keys() == {"tensorflow.sparse_dense_matmul"}
 
 
 def setup(name):
