@@ -80,7 +80,7 @@ class Hardware:
     sources: tuple[str, ...] = ()
 
     def rate(self, dtype: str) -> float:
-        """FLOP/s of a dot of this dtype at best; where it has no rate of its own, that of the dtype it is widened to.
+        """Gives the FLOP/s of a dot of this dtype at best; without one, that of the dtype that it is widened to.
 
         Example:
             >>> from jbdot.hardware import known
@@ -99,7 +99,7 @@ class Hardware:
         return 1e6 * max(flops / self.rate(dtype), bytes_touched / self.memory_bytes_per_s)
 
     def wraps(self, size: int, slice_shape: tuple[int, ...]) -> bool:
-        """Whether a dimension of a slice is closed to a ring.
+        """Says whether a dimension of a slice is closed to a ring.
 
         On v5e and v6e only a full side of a pod is. On v4, v5p and 7x optical switches close every dimension of a
         slice of whole cubes of 4x4x4, and none of a smaller one: 2x2x4 has no rings.
@@ -113,7 +113,7 @@ class Hardware:
         return self.wraparound == "16" and size == _POD
 
     def split(self) -> "Hardware":
-        """One core of a chip that shows each as a device: half of all that it has; the links are shared."""
+        """Describes one core of a chip that shows each as a device: half of all that it has; the links are shared."""
         return dataclasses.replace(
             self,
             name=f"{self.name}, one core",
@@ -148,7 +148,7 @@ _WIDER: Final = {"float8": "bfloat16", "int8": "bfloat16", "bfloat16": "float32"
 
 @functools.cache
 def known(device_kind: str) -> Hardware:
-    """The published figures for a `device_kind`, or for a short name such as "v5e" or "h100".
+    """Returns the published figures for a `device_kind`, or for a short name such as "v5e" or "h100".
 
     They are those of whole chips where a chip can be one device.
 
@@ -174,7 +174,7 @@ def known(device_kind: str) -> Hardware:
 
 
 def of_topology(topology: str) -> Hardware:
-    """The published figures for the devices of a topology as a compiler names it, such as "v5e:4x4" or "h100:8".
+    """Returns the published figures for a topology as a compiler names it, such as "v5e:4x4" or "h100:8".
 
     Raises:
         ValueError: There is no such kind.
@@ -192,7 +192,7 @@ def of_topology(topology: str) -> Hardware:
 
 
 def of(device: Any) -> Hardware:
-    """The figures for a device, or for the abstract device of an `AbstractMesh`: of one core where it is one."""
+    """Returns the figures for a device, or the abstract device of an `AbstractMesh`: of one core where it is one."""
     hardware = known(device.device_kind)
     is_core = getattr(device, "num_cores", None) == 1 and hardware.cores > hardware.devices_per_chip
     return hardware.split() if is_core else hardware

@@ -66,7 +66,7 @@ class Collective:
 
     @property
     def sent(self) -> int:
-        """Bytes that a device sends each time, by the algorithm that sends fewest, rounded up."""
+        """Counts the bytes that a device sends each time, by the algorithm that sends fewest, rounded up."""
         if self.group < 2:
             return 0
         if self.kind in ("collective-permute", "collective-broadcast"):
@@ -184,7 +184,7 @@ class _Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis closes that stands open before the text."""
+    """Says where the parenthesis closes that stands open before the text."""
     depth = 1
     for place, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -228,7 +228,7 @@ class _Module:
     # What it costs.
 
     def total(self, known: "Callable[[dict[str, _Instruction], _Instruction], int | None]") -> int:
-        """Sums what is known of instructions; of others, what they call, as often as it runs."""
+        """Sums `cost(instruction)` over the program, times trip counts; one without a cost counts what it calls."""
 
         @functools.cache
         def of(name: str) -> int:
@@ -270,7 +270,7 @@ class _Module:
         return found
 
     def _starts(self, name: str, collective: _Instruction) -> bool:
-        """Whether a collective beside a dot starts here: it stands in the dot's fusion and where it ends, too."""
+        """Says whether a collective beside a dot starts here: it stands in the dot's fusion and where it ends, too."""
         users = (line for line in self.computations[name].values() if collective.name in line.operands)
         return any('custom_call_target="AsyncCollectiveStart"' in user.attributes for user in users)
 
@@ -291,7 +291,7 @@ class _Module:
         return _of(kind, _senders(pairs[1], ","), 1, given)
 
     def _across(self, name: str, send: _Instruction) -> list[Collective]:
-        """What a slice sends to others, through the host; what the host itself is sent is no collective."""
+        """Says what a slice sends to others, through the host; what the host itself is sent is no collective."""
         if "is_host_transfer=true" in send.attributes and "_xla_megascale_" not in send.attributes:
             return []
         found = _ACROSS.search(send.attributes)
@@ -330,7 +330,7 @@ class _Module:
         return next(line for line in self.computations[name].values() if line.is_root)
 
     def _linear(self, name: str, value: str) -> tuple[int | None, int]:
-        """An integer as a sum: the index of what the loop carries, if any, and a constant."""
+        """Reads an integer as a sum: the index of what the loop carries, if any, and a constant."""
         line = self.computations[name][value]
         if line.opcode == "constant" and re.fullmatch(r"-?\d+", line.inside) and re.match(r"[su]\d+\[\]", line.shape):
             return None, int(line.inside)
@@ -347,7 +347,7 @@ class _Module:
         raise Unreadable(f"{value} is no known sum: {line.opcode}")
 
     def _integer(self, name: str, value: str) -> int:
-        """The integer that a value always is, where it stands or where a loop around it was entered."""
+        """Returns the integer that a value always is, where it stands or where a loop around it was entered."""
         index, offset = self._linear(name, value)
         if index is None:
             return offset
@@ -357,7 +357,7 @@ class _Module:
         return offset + self._integer(caller, self._element(caller, loop.operands[0], index, loop))
 
     def _element(self, name: str, value: str, index: int, loop: _Instruction | None = None) -> str:
-        """The name of an element of a tuple; behind a loop, or inside one, of one that it leaves as it is."""
+        """Returns the name of an element of a tuple; behind a loop, or inside one, of one that it leaves as it is."""
         if loop and self._linear(body := _parts(loop)[1], self._root(body).operands[index]) != (index, 0):
             raise Unreadable(f"{loop.name} changes what it carries at {index}")
         line = self.computations[name][value]
@@ -371,7 +371,7 @@ class _Module:
 
 
 def _parts(loop: _Instruction) -> tuple[str, str]:
-    """The condition and the body of a loop."""
+    """Returns the condition and the body of a loop."""
     found = _LOOP.search(loop.attributes)
     if not found:
         raise Unreadable(f"{loop.name} has no condition and body")
@@ -421,7 +421,7 @@ def _sizes(shape: str) -> list[int]:
 
 
 def _products(lhs: dict[str, int], rhs: dict[str, int], out: dict[str, int], attributes: str) -> int:
-    """How many products of an element and a weight a convolution sums along its windows: padding and gaps give none."""
+    """Counts the products that a convolution sums along its windows: padding and gaps give none."""
     found = _WINDOW.search(attributes)
     window = dict(pair.split("=") for pair in found[1].split()) if found else {}
     total = 1
@@ -464,7 +464,7 @@ _PAIRS: Final = re.compile(r"\bsource_target_pairs=\{((?:\{[^}]*\},?)*)\}")
 
 
 def _bytes(shape: str) -> int:
-    """Bytes of all arrays of a shape. Elements of fewer than 8 bits take 8, unless the layout says `E(4)`."""
+    """Counts the bytes of all arrays of a shape. Elements of fewer than 8 bits take 8, unless it says `E(4)`."""
     return sum(
         -(-math.prod(int(size.lstrip("<=")) for size in sizes.split(",") if size) * _bits(dtype, packed) // 8)
         for dtype, sizes, packed in _ARRAY.findall(shape)
@@ -483,7 +483,7 @@ def _bits(dtype: str, packed: str) -> int:
 
 
 def _groups(attributes: str, devices: int) -> tuple[int, int]:
-    """How many devices a group has, and how many groups there are."""
+    """Says how many devices a group has, and how many groups there are."""
     if found := _RANGE.search(attributes):
         return int(found[2]), int(found[1])
     if found := _AXES.search(attributes):
@@ -496,7 +496,7 @@ def _groups(attributes: str, devices: int) -> tuple[int, int]:
 
 
 def _listed(groups: str) -> tuple[int, int]:
-    """The same of groups in braces: `{0,1},{2,3}`."""
+    """Returns the same of groups in braces: `{0,1},{2,3}`."""
     sizes = [len(group.split(",")) for group in _BRACES.findall(groups)]
     if len(set(sizes)) != 1:
         raise Unreadable(f"groups differ in size: {groups[:120]}")
@@ -504,23 +504,23 @@ def _listed(groups: str) -> tuple[int, int]:
 
 
 def _axis_size(axis: str, sizes: dict[str, int]) -> int:
-    """The size of an axis, `'x'`, or of a part of it: `'x':(2)4` is 4, after 2."""
+    """Returns the size of an axis, `'x'`, or of a part of it: `'x':(2)4` is 4, after 2."""
     return int(axis.rpartition(")")[2]) if ":(" in axis else sizes[axis]
 
 
 def _senders(pairs: str, to: str) -> int:
-    """How many devices send to another, in `{0,1},{1,0}`."""
+    """Says how many devices send to another, in `{0,1},{1,0}`."""
     return len({source for source, target in (pair.split(to) for pair in _BRACES.findall(pairs)) if source != target})
 
 
 def _of(kind: str, group: int, groups: int, given: int) -> Collective:
-    """A collective with the bytes of its result."""
+    """Reads a collective with the bytes of its result."""
     got = {"all-gather": given * group, "reduce-scatter": given // max(1, group)}.get(kind, given)
     return Collective(kind, group, groups, given, got)
 
 
 def _scattered(one: Collective, result_bytes: int) -> Collective:
-    """The reduce-scatter that a fusion named `all-reduce-scatter` is."""
+    """Returns the reduce-scatter that a fusion named `all-reduce-scatter` is."""
     if one.kind != "all-reduce" or result_bytes * one.group != one.operand_bytes:
         raise Unreadable(f"a scatter of {one.operand_bytes} bytes over {one.group} gives {result_bytes}")
     return dataclasses.replace(one, kind="reduce-scatter", result_bytes=result_bytes)

@@ -224,7 +224,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[int, int]:
 
 
 def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> CallPlan:
-    """What Keras makes of an axis that is still negative once the rank was added, such as -4 in rank 3.
+    """Says what Keras makes of an axis that is still negative once the rank was added, such as -4 in rank 3.
 
     Its loops that move the contracted axis into place then build other permutations, which
     pair other axes as batch. The loops are run here on axis numbers.
@@ -268,7 +268,7 @@ def _wrapped(x: Operand, y: Operand, x_axis: int, y_axis: int) -> CallPlan:
 
 
 def _leading(x: Operand, y: Operand) -> str:
-    """What to say when the operands share more leading sizes than the batch: older code meant all of them."""
+    """Says what to say when the operands share more leading sizes than the batch: older code meant all of them."""
     shared = 0
     while shared < min(x.ndim, y.ndim) and x.shape[shared] == y.shape[shared]:
         shared += 1

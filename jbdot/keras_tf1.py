@@ -206,7 +206,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
 
 
 def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> CallPlan:
-    """Two matrices: `reduce_sum(x * y)`, where unequal axes transpose x first and the sum runs along y's."""
+    """Plans two matrices: `reduce_sum(x * y)`, where unequal axes transpose x first and the sum runs along y's."""
     _MULTIPLY.check(x, y)
     turned = x_axis != y_axis
     left, right = _padded(x, 2), _padded(y, 2)
@@ -235,7 +235,7 @@ def _elementwise(x: Operand, y: Operand, x_axis: Any, y_axis: Any) -> CallPlan:
 
 
 def _reduced(axis: Any) -> tuple[int, ...]:
-    """The axes that `tf.reduce_sum(matrix, axis)` sums: all of them for None."""
+    """Returns the axes that `tf.reduce_sum(matrix, axis)` sums: all of them for None."""
     if axis is None:
         return (0, 1)
     if isinstance(axis, (np.generic, np.ndarray)) and axis.size == 1:
@@ -250,7 +250,7 @@ def _reduced(axis: Any) -> tuple[int, ...]:
 
 
 def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -> CallPlan:
-    """`tf.matmul` with adjoints: whatever does not name the last axis names the one before it."""
+    """Plans `tf.matmul` with adjoints: whatever does not name the last axis names the one before it."""
     if rank < 2:
         _TENSORFLOW.enter_matmul(x, y)
         raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")

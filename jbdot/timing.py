@@ -72,7 +72,7 @@ def rounds(calls: dict[str, Call], seconds: float = 1.0, least: int = 5, track: 
 
 
 def ratios(times: dict[str, list[float]], over: str) -> dict[str, Spread]:
-    """How many times faster than `over` each is, from the blocks of one round."""
+    """Divides times of the same rounds: how many times faster than `over` each call is."""
     return {
         name: Spread.of([base / own for base, own in zip(times[over], found, strict=True)])
         for name, found in times.items()

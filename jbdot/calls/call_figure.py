@@ -72,7 +72,7 @@ def draw(explanation: Meaning) -> "Figure":
 
 
 def _blocks(axes: "Axes", e: Meaning, at: list[float], y: float, labels: Any, shape: Any) -> None:
-    """An array: a block for each axis with its label and size, and its number beside it."""
+    """Draws an array: a block for each axis with its label and size, and its number beside it."""
     from matplotlib.patches import FancyBboxPatch
 
     for axis, (x, label, size) in enumerate(zip(at, labels, shape, strict=True)):
@@ -115,7 +115,7 @@ def _blocks(axes: "Axes", e: Meaning, at: list[float], y: float, labels: Any, sh
 
 
 def _title(axes: "Axes", name: str, shape: Any, middle: float, height: float) -> None:
-    """The name and shape of an array; of a scalar there is nothing else to see."""
+    """Returns the name and shape of an array; of a scalar there is nothing else to see."""
     text = (
         f"{name}  ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})" if len(shape) else f"{name}, a scalar"
     )
@@ -139,7 +139,7 @@ def _flow(axes: "Axes", e: Meaning, sources: list[float], target: float, label: 
 
 
 def _join(axes: "Axes", left: float, right: float, level: int, label: str) -> None:
-    """A bracket over two contracting axes, with the sum over them."""
+    """Draws a bracket over two contracting axes, with the sum over them."""
     high, low = _TOP + 1.0 + _LEVEL * level, _TOP + 1.28
     axes.plot(
         [left + 0.5, left + 0.5, right + 0.5, right + 0.5],

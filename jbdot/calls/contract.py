@@ -129,7 +129,7 @@ def dot_general(
 
 
 def _as_lax(error: Exception, lhs: Any, rhs: Any, arguments: tuple[Any, ...]) -> Exception:
-    """The same words in the class of error that `lax.dot_general` raises for the call, where it refuses it too."""
+    """Puts the same words in the class of error that `lax.dot_general` raises for the call, where it refuses too."""
     numbers, precision, preferred_element_type, out_sharding, _ = arguments
     try:
         jax.eval_shape(

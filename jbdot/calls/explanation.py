@@ -62,7 +62,7 @@ class Explanation(Meaning):
         )
 
     def _svg(self) -> str:
-        """The picture for a notebook; nothing where matplotlib is missing."""
+        """Returns the picture for a notebook; nothing where matplotlib is missing."""
         try:
             figure = self.plot()
         except ImportError:
@@ -185,7 +185,7 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
 def _over_mesh(
     function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: dict[str, Any]
 ) -> ShardingPlan | None:
-    """The plan of a call over the mesh that its operands are on, where that has several devices and figures."""
+    """Returns the plan of a call over the mesh that its operands are on, where that has several devices and figures."""
     mesh = mesh_of(lhs) or mesh_of(rhs)
     if mesh is None or mesh.size == 1 or isinstance(function, type):
         return None
@@ -214,7 +214,7 @@ def _abstract(x: Any) -> Any:
 
 
 def _html_row(row: tuple[str, ...], tag: str = "td", colour: str = "") -> str:
-    """A row of a table, its first cell a heading, and coloured if asked."""
+    """Writes a row of a table, its first cell a heading, and coloured if asked."""
     shade = f";background:{colour};color:black" if colour else ""
     first = f"<th style='text-align:left{shade}'>{html.escape(row[0])}</th>"
     return f"<tr>{first}{''.join(f'<{tag} style=text-align:left>{html.escape(text)}</{tag}>' for text in row[1:])}</tr>"

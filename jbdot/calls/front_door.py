@@ -44,12 +44,13 @@ PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 DIALECTS: Final[dict[str, "Dialect"]] = {}  # by name, in the order in which a reader meets them
 _RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
-# A call on constants inside a trace is to leave its steps there, and no call; since JAX 0.12 True means late.
+# Inline when called inside another trace, so that no nested jit is left. From JAX 0.12 on `True` inlines only where the
+# program is lowered: JAX_EARLY is what `True` was.
 _INLINE: Final[Any] = True if (_inline := getattr(jax, "Inline", None)) is None else _inline.JAX_EARLY
 _UNSET: Final[Settings] = (None, None, None, None)
 _NAMED: Final = 4  # front doors, or shardings, in an error message
 _ARRAYS: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, list, tuple)  # the last two: refused
-_CONCRETE: Final[set[type]] = set()  # classes of arrays that hold values, as met
+_CONCRETE: Final[set[type]] = set()  # array classes seen so far that are no tracers: they take the fast path
 _PLANNED: Final[dict[Any, CallPlan]] = {}  # plans of calls that were traced, by all that a planner is told
 
 
@@ -67,7 +68,7 @@ class Dialect:
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
-        """Its front doors."""
+        """Lists its front doors."""
         return [door for door in PLANNERS if door.__module__ == self.module.__name__]
 
 
@@ -132,7 +133,7 @@ def perform(
 def _answer(
     function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any, ...], settings: Settings, key: Any
 ) -> jax.Array:
-    """Answers a call of a new kind, and every call that is traced."""
+    """Answers a first call with these arguments, and every call under a JAX transformation: the slow path."""
     lhs, rhs = as_array(lhs), as_array(rhs)
     settings = read(*settings)
     if jax_internals.is_patched() or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
@@ -158,7 +159,7 @@ def _compiled(planned: CallPlan, settings: Settings, name: str) -> Callable[...,
 
 
 def _jitted(run: Callable[..., jax.Array], name: str) -> Callable[..., jax.Array]:
-    """A compiled function that profiles and logs name as what the user called."""
+    """Compiles a function that profiles and logs name as what the user called."""
     run.__name__ = run.__qualname__ = name
     return jax.jit(run, inline=_INLINE)
 
@@ -170,7 +171,7 @@ def forget() -> None:
 
 
 def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:
-    """What a call is found again by; None for arguments that cannot be."""
+    """Says what a call is found again by; None for arguments that cannot be."""
     try:
         # With the code of lax's dot: a library may put its own in that place, and is to be asked at every call.
         code = getattr(lax.dot_general, "__code__", None)
@@ -182,7 +183,7 @@ def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: 
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether equal keys mean equal values, as they do not for arrays."""
+    """Says whether equal keys mean equal values, as they do not for arrays."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     exact = value is None or value.__class__ in (bool, int, float, str, Contraction)
@@ -265,7 +266,7 @@ def refused(
 
 
 def _sharding_advice(refusal: UnsaidSharding) -> str:
-    """The shardings that the result may have, as code, with what each has to send."""
+    """Returns the shardings that the result may have, as code, with what each has to send."""
     lhs, rhs = refusal.operands
     try:
         outputs = plan_sharding(refusal.contraction, lhs, rhs, hardware=hardware.known("cpu")).outputs
@@ -280,7 +281,7 @@ def _sharding_advice(refusal: UnsaidSharding) -> str:
 
 
 def _runs(planned: CallPlan, lhs: Any, rhs: Any, settings: Settings) -> bool:
-    """Whether a plan is carried out with these settings, of these operands: it is traced."""
+    """Says whether a plan is carried out with these settings, of these operands: it is traced."""
     try:
         jax.eval_shape(lambda lhs, rhs: planned.run(lhs, rhs, *read(*settings)), lhs, rhs)
     except Exception:  # whoever refuses, the function is no answer
@@ -345,21 +346,21 @@ def public_name(function: Callable[..., Any]) -> str:
 
 @functools.cache
 def operand_names(function: Callable[..., Any]) -> tuple[str, str]:
-    """The names of the two operands, as the front door's framework has them."""
+    """Returns the names of the two operands, as the front door's framework has them."""
     first, second, *_ = inspect.signature(PLANNERS[function]).parameters
     return first, second
 
 
 @functools.cache
 def extra_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments beside the operands and `lax.dot_general`'s own, in the planner's order, with their defaults."""
+    """Lists the arguments beside the operands and `lax.dot_general`'s own, in the planner's order, with defaults."""
     _, _, *extra = inspect.signature(PLANNERS[function]).parameters
     parameters = inspect.signature(function).parameters
     return {name: parameters[name].default for name in extra}
 
 
 def given(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments that differ from their defaults, by name."""
+    """Returns the arguments that differ from their defaults, by name."""
     named = zip(extra_defaults(function).items(), arguments, strict=True)
     return {name: value for (name, default), value in named if value is not default}
 
@@ -385,7 +386,7 @@ def bound(
 
 
 def too_many(*operands: Any) -> BadType:
-    """What is said where more than two operands are given, as other libraries' einsum takes them."""
+    """Says what is said where more than two operands are given, as other libraries' einsum takes them."""
     return BadType(
         "a product must be of two operands",
         ", ".join(_written(f"operand {at}", x) for at, x in enumerate(operands)),
@@ -411,7 +412,7 @@ def as_array(x: Any) -> Any:
 
 
 def _cure(x: Any) -> str:
-    """What to give in the place of what is no array."""
+    """Says what to give in the place of what is no array."""
     if isinstance(x, str):
         return "A string goes first: einsum(equation, x, y), contract(contraction, lhs, rhs)"
     if isinstance(x, (list, tuple)):
@@ -420,14 +421,14 @@ def _cure(x: Any) -> str:
 
 
 def is_array(x: Any) -> bool:
-    """Whether x holds values, as an array of JAX or NumPy, a scalar or a BCOO does, and a tracer does not."""
+    """Says whether x holds values, as an array of JAX or NumPy, a scalar or a BCOO does, and a tracer does not."""
     if x.__class__ in _CONCRETE:
         return True
     return not isinstance(x, Tracer) and (isinstance(x, _ARRAYS) or is_sparse(x))
 
 
 def is_sparse(x: Any) -> bool:
-    """Whether x is a `jax.experimental.sparse.BCOO`; costs no import of it."""
+    """Says whether x is a `jax.experimental.sparse.BCOO`; costs no import of it."""
     return type(x).__name__ == "BCOO"
 
 

@@ -47,7 +47,7 @@ class Sharded:
         return _entered(planned, plan)(lhs, rhs)
 
     def plan(self, *args: Any, **kwargs: Any) -> ShardingPlan:
-        """The plan of a call: operands may be `jax.ShapeDtypeStruct`s with a sharding."""
+        """Returns the plan of a call: operands may be `jax.ShapeDtypeStruct`s with a sharding."""
         return self._planned(args, kwargs)[-1]
 
     def _planned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, CallPlan, ShardingPlan]:
@@ -154,7 +154,7 @@ def _entered(planned: CallPlan, plan: ShardingPlan) -> Callable[[Any, Any], jax.
 
 
 def _spec(name: str, x: Any, given: PartitionSpec | None) -> PartitionSpec:
-    """Where an operand is: as given, as it says itself, or as its type says under a trace with Explicit axes."""
+    """Says where an operand is: as given, as it says itself, or as its type says under a trace with Explicit axes."""
     named = getattr(x, "sharding", None) if not isinstance(x, Tracer) else jax.typeof(x).sharding
     spec = named.spec if isinstance(named, NamedSharding) else None
     if given is not None:
@@ -180,7 +180,7 @@ def _mesh(x: Any) -> Any:
 
 
 def _context() -> Any:
-    """The mesh that `jax.set_mesh` has set."""
+    """Returns the mesh that `jax.set_mesh` has set."""
     for get in (jax.sharding.get_mesh, jax.sharding.get_abstract_mesh):
         try:
             mesh = get()
@@ -194,7 +194,7 @@ def _context() -> Any:
 def _operand(
     name: str, x: Any, spec: PartitionSpec, entry: OperandSteps, labels: Labels, kept: tuple[str, ...], mesh: Any
 ) -> jax.ShapeDtypeStruct:
-    """What an operand is once it has entered: shape, dtype and sharding of the labels that it keeps."""
+    """Says what an operand is once it has entered: shape, dtype and sharding of the labels that it keeps."""
     given = partition_spec.read(spec, len(x.shape), mesh.shape, name)
     partition_spec.divided(given, tuple(x.shape), mesh.shape, name)
     found = _folded(name, _stretched(given, x, entry), entry)

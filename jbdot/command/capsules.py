@@ -139,7 +139,7 @@ def encode(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def lengths(capsules: jax.Array) -> jax.Array:
-    """The capsules' lengths, from 0 to 1: how surely each one's digit is there. (batch, 10, 16) gives (batch, 10)."""
+    """Measures capsules, from 0 to 1: how surely each one's digit is there. (batch, 10, 16) gives (batch, 10)."""
     return jnp.sqrt(jnp.sum(capsules**2, axis=-1) + EPSILON)
 
 
@@ -151,7 +151,7 @@ def decode(params: Params, capsules: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def loss(params: Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The margin loss and the weighted error of the redrawn images, averaged over the batch; and the share right.
+    """Averages the margin loss and the weighted error of the redrawn images over the batch; and the share right.
 
     `sum_o T[o] max(0, 0.9 - |v[o]|)^2 + 0.5 (1 - T[o]) max(0, |v[o]| - 0.1)^2`, T one-hot labels.
     """
@@ -198,7 +198,7 @@ def load_digits() -> tuple[Digits, Digits]:
 
 @jax.jit
 def accuracy(params: Params, digits: Digits) -> jax.Array:
-    """The share of digits whose own capsule is the longest."""
+    """Returns the share of digits whose own capsule is the longest."""
     lengths_of = jax.lax.map(lambda image: lengths(encode(params, image[None])[0])[0], digits.images, batch_size=BATCH)
     return jnp.mean(jnp.argmax(lengths_of, axis=-1) == digits.labels)
 

@@ -155,17 +155,17 @@ class Product:
 
     @classmethod
     def of(cls, planned: CallPlan, x: Any, y: Any) -> "Product":
-        """The product of two arrays as planned."""
+        """Returns the product of two arrays as planned."""
         return cls(planned, x, y, planned.out_shape(x.shape, y.shape), np.dtype(planned.out_dtype(x.dtype, y.dtype)))
 
     @property
     def text(self) -> str:
-        """The result as "float32[2,3]"."""
+        """Returns the result as "float32[2,3]"."""
         return array_text("", self.shape, self.dtype.name)
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:
-        """The length of each label of the result that it can be cut along."""
+        """Returns the length of each label of the result that it can be cut along."""
         c = self.planned.contraction
         sizes = c.sizes(self.planned.lhs.shape(self.x.shape), self.planned.rhs.shape(self.y.shape))
         rearranged = any(entry.fold or entry.stretch for entry in (self.planned.lhs, self.planned.rhs))
@@ -173,7 +173,7 @@ class Product:
         return {} if rearranged or 0 in self.shape else {label: sizes[label] for label in once}
 
     def part(self, memory: int) -> dict[str, int]:
-        """How many indices of each label a part has: the largest array is halved until they fit, or nothing is left."""
+        """Sizes a part: the largest array is halved until all fit, or nothing is left to halve."""
         c, part = self.planned.contraction, dict(self.sizes)
         arrays = [(set(labels), of.nbytes) for labels, of in ((c.lhs, self.x), (c.rhs, self.y))]
         arrays.append((set(c.out), math.prod(self.shape) * self.dtype.itemsize))
@@ -190,7 +190,7 @@ class Product:
             part[name] = -(-part[name] // 2)
 
     def parts(self, part: dict[str, int]) -> list[Part]:
-        """The slices of the result and of the operands, the result's first axis slowest."""
+        """Returns the slices of the result and of the operands, the result's first axis slowest."""
         c, found = self.planned.contraction, list[Part]()
         for corner in itertools.product(*(range(0, size, part[name]) for name, size in self.sizes.items())):
             at = {name: slice(start, start + part[name]) for name, start in zip(self.sizes, corner, strict=True)}
@@ -200,7 +200,7 @@ class Product:
 
     @functools.cached_property
     def step(self) -> Callable[[Any, Any], jax.Array]:
-        """What is done to operands or parts of them."""
+        """Says what is done to operands or parts of them."""
         return jax.jit(lambda x, y: self.planned.run(x, y))
 
     def write(self, path: str) -> None:
@@ -209,7 +209,7 @@ class Product:
             np.save(file, np.asarray(self.step(self.x, self.y)))
 
     def writer(self, result: Any) -> Callable[[Part], None]:
-        """What writes parts into an array in a file; what an operand gives to two in a row stays on the device."""
+        """Says what writes parts into an array in a file; what an operand gives to two in a row stays on the device."""
         held: list[tuple[Any, Any]] = [(None, None), (None, None)]
 
         def write(part: Part) -> None:
@@ -224,7 +224,7 @@ class Product:
 
 
 def free_bytes() -> int:
-    """Bytes that are free on the device: of a CPU, what the system has available."""
+    """Counts the bytes that are free on the device: of a CPU, what the system has available."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -277,7 +277,7 @@ class Journal:
 
     @classmethod
     def path(cls, out: Path) -> Path:
-        """Where the list of a result is."""
+        """Says where the list of a result is."""
         return out.with_name(f".{out.name}.journal")
 
     @classmethod
@@ -296,7 +296,7 @@ class Journal:
                     path.unlink()
 
     def finished(self) -> set[int]:
-        """The numbers of the parts that are on the disk."""
+        """Returns the numbers of the parts that are on the disk."""
         return set(map(int, self._lines[1:])) if self.data.exists() else set()
 
     def begin(self, header: dict[str, Any], allocate: Callable[[], None]) -> None:
@@ -340,7 +340,7 @@ def _lock(file: TextIO, out: Path) -> None:
 def _described(
     function: Callable[..., Any], arguments: tuple[Any, ...], paths: Iterable[Path], text: str
 ) -> dict[str, str]:
-    """What must be the same for parts to belong together."""
+    """Says what must be the same for parts to belong together."""
     left, right = operand_names(function)
     found = {"call": f"{public_name(function)} with {given(function, arguments)}"}
     for name, path in zip((left, right), paths, strict=True):
@@ -358,7 +358,7 @@ def _allocate(path: Path, product: Product) -> None:
 
 
 def _fits(path: Path, product: Product) -> bool:
-    """Whether a file has room for the result."""
+    """Says whether a file has room for the result."""
     try:
         array = load(path)
     except ValueError:

@@ -66,17 +66,17 @@ class Compiled:
 
     @functools.cached_property
     def collectives(self) -> tuple[hlo.Collective, ...]:
-        """The collectives that run: see `hlo.collectives`."""
+        """Returns the collectives that run: see `hlo.collectives`."""
         return hlo.collectives(self.text)
 
     @functools.cached_property
     def bytes_sent(self) -> int:
-        """Bytes that each device sends, by the algorithms that send fewest."""
+        """Counts the bytes that each device sends, by the algorithms that send fewest."""
         return hlo.bytes_sent(self.text)
 
     @functools.cached_property
     def flops(self) -> int | None:
-        """FLOPs of the dots: see `hlo.dot_flops`. None where the text does not tell."""
+        """Counts the FLOPs of the dots (`hlo.dot_flops`); None where the text does not tell."""
         try:
             return hlo.dot_flops(self.text)
         except hlo.Unreadable:
@@ -84,7 +84,7 @@ class Compiled:
 
     @functools.cached_property
     def estimated_cycles(self) -> int | None:
-        """What the TPU compiler estimates for all but the collectives, one after another; None where it has none."""
+        """Sums what the TPU compiler estimates for all but the collectives; None where it has no estimates."""
         try:
             return hlo.estimated_cycles(self.text) or None
         except hlo.Unreadable:
@@ -92,7 +92,7 @@ class Compiled:
 
     @property
     def estimated_us(self) -> float | None:
-        """The same in microseconds: estimated by the compiler, no TPU has confirmed it."""
+        """Returns the same in microseconds: estimated by the compiler, no TPU has confirmed it."""
         cycles = self.estimated_cycles
         return cycles / hardware.of_topology(self.topology).clock_ghz / 1e3 if cycles else None
 
@@ -214,7 +214,7 @@ def compile_for(
 
 
 def _merged(found: Iterable[hlo.Collective]) -> Iterator[str]:
-    """A line for each kind of collective that is the same but for its place."""
+    """Writes a line for each kind of collective that is the same but for its place."""
     times: collections.Counter[hlo.Collective] = collections.Counter()
     for one in found:
         times[dataclasses.replace(one, times=1)] += one.times
@@ -247,7 +247,7 @@ def _bytecode(lowered: Any) -> bytes:
 
 
 def _versions(platform: str) -> dict[str, str]:
-    """The versions that a compilation holds for; refuses a compiler that does not fit this jaxlib."""
+    """Returns the versions that a compilation holds for; refuses a compiler that does not fit this jaxlib."""
     package = "libtpu" if platform == "tpu" else "jax-cuda12-plugin"
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     wanted = _wanted(package) if platform == "tpu" else versions["jaxlib"]
@@ -264,6 +264,6 @@ def _versions(platform: str) -> dict[str, str]:
 
 
 def _wanted(package: str) -> str:
-    """The version of a package that jax pins: `0.0.50.*`."""
+    """Returns the version of a package that jax pins: `0.0.50.*`."""
     pins = (re.match(rf"{package}==([\w.*]+)", line) for line in importlib.metadata.requires("jax") or ())
     return next(pin[1] for pin in pins if pin)

@@ -134,6 +134,6 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
 
 @functools.cache
 def process_of(platform: str, pid: int) -> CompilerProcess:
-    """The process of a platform's compiler. A process that was forked from this one has its own."""
+    """Returns the process of a platform's compiler. A process that was forked from this one has its own."""
     del pid
     return CompilerProcess([sys.executable, "-m", "jbdot.compilers.worker"], platform.upper())

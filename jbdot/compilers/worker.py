@@ -77,7 +77,7 @@ def _compiled(
 
 
 def _said(sharding: Any) -> Any:
-    """A sharding as a PartitionSpec, or in JAX's words where none can say it."""
+    """Writes a sharding as a PartitionSpec, or in JAX's words where none can say it."""
     if isinstance(sharding, SingleDeviceSharding):
         return PartitionSpec()
     return sharding.spec if isinstance(sharding, NamedSharding) else str(sharding)
@@ -106,7 +106,7 @@ def _devices(topology: str, num_slices: int) -> list[Any]:
 
 
 def _mesh(devices: list[Any], names: tuple[str, ...], sizes: tuple[int, ...], num_slices: int) -> tuple[Mesh, str]:
-    """A mesh of the devices in the best order that JAX knows for it, and which that is."""
+    """Makes a mesh of the devices in the best order that JAX knows for it, and says which that is."""
     from jax.experimental import mesh_utils
 
     if int(np.prod(sizes)) != len(devices):

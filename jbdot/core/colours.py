@@ -16,6 +16,6 @@ COLOURS: Final = {
 
 
 def part(c: Contraction, label: str | None) -> str:
-    """The role of a label, free ones by operand: what `COLOURS` knows it by."""
+    """Returns the role of a label, free ones by operand: what `COLOURS` knows it by."""
     role = c.role(label)
     return f"{'lhs' if label in c.lhs else 'rhs'} free" if role == "free" else role

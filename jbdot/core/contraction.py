@@ -138,27 +138,27 @@ class Contraction:
 
     @functools.cached_property
     def batch(self) -> tuple[str, ...]:
-        """Labels of both operands and the result, in the result's order: `("b",)`."""
+        """Lists the labels of both operands and the result, in the result's order: `("b",)`."""
         return _once(label for label in self.out if label in self.lhs and label in self.rhs)
 
     @functools.cached_property
     def contracting(self) -> tuple[str, ...]:
-        """Labels of both operands that the result has not, in lhs' order: `("k",)`."""
+        """Lists the labels of both operands that the result has not, in lhs' order: `("k",)`."""
         return _once(label for label in self.lhs if label in self.rhs and label not in self.out)
 
     @functools.cached_property
     def lhs_free(self) -> tuple[str, ...]:
-        """Labels of lhs and the result alone, in lhs' order: `("m",)`."""
+        """Lists the labels of lhs and the result alone, in lhs' order: `("m",)`."""
         return _once(label for label in self.lhs if label in self.out and label not in self.rhs)
 
     @functools.cached_property
     def rhs_free(self) -> tuple[str, ...]:
-        """Labels of rhs and the result alone, in rhs' order: `("n",)`."""
+        """Lists the labels of rhs and the result alone, in rhs' order: `("n",)`."""
         return _once(label for label in self.rhs if label in self.out and label not in self.lhs)
 
     @functools.cached_property
     def summed(self) -> tuple[str, ...]:
-        """Labels of a single operand that the result has not, summed before the product: `()`."""
+        """Lists the labels of one operand alone, which are summed before the product: `()`."""
         return _once(label for label in (*self.lhs, *self.rhs) if label not in (*self.out, *self.contracting))
 
     def role(self, label: str | None) -> str:
@@ -172,17 +172,17 @@ class Contraction:
 
     @functools.cached_property
     def lhs_kept(self) -> tuple[str, ...]:
-        """Labels of lhs once unit, summed and repeated axes are gone: `("b", "m", "k")`."""
+        """Lists the labels of lhs once unit, summed and repeated axes are gone: `("b", "m", "k")`."""
         return _once(label for label in self.lhs if label not in self.summed)
 
     @functools.cached_property
     def rhs_kept(self) -> tuple[str, ...]:
-        """Labels of rhs once unit, summed and repeated axes are gone: `("b", "k", "n")`."""
+        """Lists the labels of rhs once unit, summed and repeated axes are gone: `("b", "k", "n")`."""
         return _once(label for label in self.rhs if label not in self.summed)
 
     @functools.cached_property
     def dimension_numbers(self) -> DimensionNumbers:
-        """Of `lax.dot_general`: `((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`.
+        """Gives `lax.dot_general`'s numbers: `((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch))`.
 
         Axes are counted in `lhs_kept` and `rhs_kept`: `(((2,), (1,)), ((0,), (0,)))`.
         """
@@ -192,18 +192,18 @@ class Contraction:
 
     @functools.cached_property
     def dot_out(self) -> tuple[str, ...]:
-        """Labels of what `lax.dot_general` returns: batch, lhs free, rhs free: `("b", "m", "n")`."""
+        """Lists the labels of what `lax.dot_general` returns: batch, lhs free, rhs free: `("b", "m", "n")`."""
         return self.batch + self.lhs_free + self.rhs_free
 
     @functools.cached_property
     def is_turned(self) -> bool:
-        """Whether the result has rhs' free labels before lhs', so that swapping the operands gives its order: no."""
+        """Says whether the result has rhs' free labels before lhs', so that swapped operands give its order: no."""
         turned = self.batch + self.rhs_free + self.lhs_free
         return self.dot_out != turned == tuple(label for label in self.out if label is not None)
 
     @functools.cached_property
     def permutation(self) -> Axes:
-        """Where each label of the result stands in `dot_out`: `(0, 1, 2)`."""
+        """Says where each label of the result stands in `dot_out`: `(0, 1, 2)`."""
         return _positions(_once(self.out), self.dot_out)
 
     # Sizes and costs, once shapes are known.
@@ -267,7 +267,7 @@ class Contraction:
 
     @functools.cached_property
     def einsum(self) -> str:
-        """The einsum string, without unit axes: `"bmk,bkn->bmn"`. A label that is no letter gets one of its own."""
+        """Writes the einsum string, without unit axes: `"bmk,bkn->bmn"`. A label that is a word gets a letter."""
         labels = _once((*self.lhs, *self.rhs))
         spare = (letter for letter in SPARE if letter not in labels)
         letters = {label: label if is_letter(label) else next(spare) for label in labels}

@@ -122,7 +122,7 @@ def read(text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[L
 
 
 def is_letter(label: str) -> bool:
-    """Whether a label is one of the letters that an einsum string may have."""
+    """Says whether a label is one of the letters that an einsum string may have."""
     return re.fullmatch("[A-Za-z]", label) is not None
 
 

@@ -48,13 +48,13 @@ def profile(mesh: Mesh, seconds: float = 0.5, side: int = 512, length: int = 1 <
 
 
 def _flops(line: Mesh, dtype: str, side: int, seconds: float) -> float:
-    """FLOP/s of each device while all multiply."""
+    """Measures the FLOP/s of each device while all multiply."""
     x = _spread(line, np.random.default_rng(0).standard_normal((line.size, side, side)), dtype)
     return 2 * side**3 / _best_us(functools.partial(jax.jit(jnp.matmul), x, x), seconds) * 1e6
 
 
 def _read(line: Mesh, length: int, seconds: float) -> float:
-    """Bytes a second that each device reads while all do."""
+    """Measures the bytes a second that each device reads while all do."""
     x = _spread(line, np.zeros((line.size, length // 4)), "float32")
     return length / _best_us(functools.partial(jax.jit(functools.partial(jnp.sum, axis=1)), x), seconds) * 1e6
 
@@ -70,6 +70,6 @@ def _spread(line: Mesh, x: Any, dtype: str) -> jax.Array:
 
 
 def _best_us(call: Callable[[], Any], seconds: float) -> float:
-    """Each call waits for the last: collectives that queue up can lock on CPU devices."""
+    """Times calls, each of which waits for the last: collectives that queue up can lock on CPU devices."""
     (times,) = rounds({"call": lambda: jax.block_until_ready(call())}, seconds).values()
     return min(times)

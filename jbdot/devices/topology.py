@@ -69,7 +69,7 @@ class Axis:
 
     @property
     def crosses(self) -> bool:
-        """Whether it leaves the slice or node, over a network that is slow."""
+        """Says whether it leaves the slice or node, over a network that is slow."""
         return self.nodes > 1
 
 
@@ -98,7 +98,7 @@ def read(mesh: Any, hardware: Hardware | None) -> Places:
 
 
 def _place(device: Any) -> Place:
-    """Where a device says it is: TPUs have coordinates, and a slice where there are several; others have processes.
+    """Reads where a device is: TPUs have coordinates, and a slice where there are several; others have processes.
 
     CPU devices say that they are in slice 0, whatever machine they are on.
     """
@@ -110,7 +110,7 @@ def _place(device: Any) -> Place:
 
 
 def _looked(size: int) -> list[int]:
-    """At most 64 positions along an axis: its start, and its end, which has the last place in every dimension.
+    """Picks at most 64 positions along an axis: its start, and its end, which has the last place in every dimension.
 
     Powers of two between them: whatever the period at which a coordinate goes up, one lies in its second period.
     """
@@ -135,7 +135,7 @@ def _axes(sizes: Sequence[tuple[str, int]], lines: Sequence[Line], last: Place, 
 
 
 def _spans(line: Line) -> tuple[Span, ...]:
-    """The dimensions in which a line has several places; the last dimension is the core."""
+    """Returns the dimensions in which a line has several places; the last dimension is the core."""
     found: list[Span] = []
     for dimension, values in enumerate(zip(*(place.coords for place in line.values()), strict=True)):
         seen = sorted(set(values))
@@ -172,7 +172,7 @@ def _steps(line: Line, size: int, shape: tuple[int, ...], hardware: Hardware) ->
 
 @functools.lru_cache(maxsize=256)
 def assumed(sizes: tuple[tuple[str, int], ...], hardware: Hardware) -> Places:
-    """A layout as good as it can be, of axes of these names and sizes."""
+    """Assumes a layout as good as it can be, of axes of these names and sizes."""
     if not hardware.torus:
         node, inner = hardware.node or math.inf, math.prod(size for _, size in sizes)
         strides = [inner := inner // size for _, size in sizes]
@@ -254,7 +254,7 @@ def _primes(size: int) -> Iterable[int]:
 
 
 def _coords(spans: Sequence[Span], dimensions: int, at: int) -> tuple[int, ...]:
-    """The coordinates of a position along an axis, the last span going up fastest."""
+    """Returns the coordinates of a position along an axis, the last span going up fastest."""
     coords = [0] * (dimensions + 1)
     for span in reversed(spans):
         at, digit = divmod(at, span.size)

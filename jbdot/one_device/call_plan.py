@@ -35,12 +35,12 @@ class Operand:
 
     @property
     def ndim(self) -> int:
-        """Number of axes."""
+        """Counts the axes."""
         return len(self.shape)
 
     @property
     def is_complex(self) -> bool:
-        """Whether conjugating it changes anything."""
+        """Says whether conjugating it changes anything."""
         return jnp.issubdtype(self.dtype, jnp.complexfloating)
 
 
@@ -131,29 +131,29 @@ class CallPlan:
 
     @property
     def is_turned(self) -> bool:
-        """Whether the result has rhs' free axes before lhs', so that with rhs first no transpose is left."""
+        """Says whether the result has rhs' free axes before lhs', so that with rhs first no transpose is left."""
         return self.contraction.is_turned and not self.sparse
 
     @property
     def swapped(self) -> "CallPlan":
-        """The same with rhs first."""
+        """Returns the same with rhs first."""
         c = self.contraction
         return dataclasses.replace(self, contraction=Contraction(c.rhs, c.lhs, c.out), lhs=self.rhs, rhs=self.lhs)
 
     @property
     def is_bare(self) -> bool:
-        """Whether operands enter as they are: no step of their dialect's, no unit axis, nothing summed in one alone."""
+        """Says whether no operand needs a step of its dialect, a squeeze, a diagonal or a sum before the dot."""
         c = self.contraction
         return (self.lhs, self.rhs, c.lhs, c.rhs) == (AS_IS, AS_IS, c.lhs_kept, c.rhs_kept)
 
     def entered(self, lhs: Any, rhs: Any) -> tuple[Any, Any]:
-        """The operands as the dot takes them: with the steps of their dialect, and the axes that it keeps."""
+        """Takes the operands through the steps of their dialect, and drops the axes that the dot does not keep."""
         c = self.contraction
         lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
         return _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
 
     def dot_spec(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> DotSpec:
-        """Gives the dot that operands of these shapes and dtypes come down to."""
+        """Describes the one `lax.dot_general` that `run` performs for operands of these shapes and dtypes."""
         if self.is_turned:
             return self.swapped.dot_spec(rhs, lhs, swapped_precision(precision), preferred_element_type)
         c = self.contraction
@@ -205,13 +205,13 @@ class CallPlan:
 
 @functools.lru_cache(maxsize=4096)
 def _promise(planned: CallPlan, lhs: Shape, rhs: Shape, left: Any, right: Any, wanted: Any, x64: bool) -> Any:
-    """The shape and dtype that the result will have."""
+    """Returns the shape and dtype that the result will have."""
     del x64  # what `canonical` reads
     return planned.out_shape(lhs, rhs), planned.out_dtype(left, right) if wanted is None else canonical(wanted)
 
 
 def _dot(lhs: Any, rhs: Any, c: Contraction, settings: tuple[Any, Any, Any, str | None]) -> jax.Array:
-    """The dot: `lax.dot_general`, with its checks, its errors and its defaults, in the context that marks it."""
+    """Runs `lax.dot_general`, with its checks, its errors and its defaults, in the context that marks it."""
     precision, wanted, out_sharding, lowering = settings
     sharding = _dot_sharding(out_sharding, c)
     context = called(lowering)
@@ -231,7 +231,7 @@ _REFUSED: Final = (TypeError, ValueError, NotImplementedError, jax_internals.sha
 
 
 def _asked_of_lax(lhs: Any, rhs: Any, numbers: DimensionNumbers, given: dict[str, Any]) -> Exception | None:
-    """What lax says to a dot by itself, with nothing of ours around it and nothing that the call does not say."""
+    """Says what lax says to a dot by itself, with nothing of ours around it and nothing that the call does not say."""
     try:
         jax.eval_shape(functools.partial(lax.dot_general, dimension_numbers=numbers, **given), lhs, rhs)
     except _REFUSED as error:
@@ -272,7 +272,7 @@ def read(precision: Any, preferred_element_type: Any, out_sharding: Any, lowerin
 
 
 def canonical(dtype: Any, name: str = "") -> Any:
-    """The dtype that JAX uses for this one, of an argument: float64 is float32 unless x64 is on."""
+    """Returns the dtype that JAX uses for this one, of an argument: float64 is float32 unless x64 is on."""
     with contextlib.suppress(TypeError, ValueError):
         found = dtypes.canonicalize_dtype(jnp.dtype(dtype))
         if jnp.issubdtype(found, jnp.number) or found == jnp.bool_:
@@ -368,7 +368,7 @@ def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, A
 
 
 def _batched(x: Any, batch: Axes) -> Any:
-    """A BCOO whose batch axes have entries of their own, as products of such axes need them."""
+    """Gives the batch axes of a BCOO entries of their own, as products of such axes need them."""
     from jax.experimental import sparse
 
     if not hasattr(x, "indices") or x.n_batch >= len(batch):
@@ -377,7 +377,7 @@ def _batched(x: Any, batch: Axes) -> Any:
 
 
 def _scalar_dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """What JAX's rule for two dtypes is asked on; it never runs. Bound, as `lax.dot_general` may be another's."""
+    """Stands for a dot of two dtypes where JAX is asked for its result's; it never runs."""
     numbers = (((), ()), ((), ()))
     return lax.dot_general_p.bind(
         lhs, rhs, dimension_numbers=numbers, precision=None, preferred_element_type=None, out_sharding=None

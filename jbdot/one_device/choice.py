@@ -14,7 +14,7 @@ from jbdot.one_device import rules, tuning_cache
 from jbdot.one_device.dot_spec import DotSpec, kind
 from jbdot.one_device.lowerings import LOWERINGS, Lowering
 
-PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backends, and what lowering calls them
+PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backend name: platform name in lowering rules
 NAMES: Final = ("auto", *LOWERINGS)
 HASH: Final = "hash"  # some lowering that fits: for tests of a whole process
 
@@ -41,7 +41,7 @@ class Choice:
 
     @property
     def function(self) -> Lowering:
-        """What runs."""
+        """Returns the lowering itself."""
         return LOWERINGS[self.lowering]
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ def known(lowering: Any, hashed: bool = False) -> str:
 
 
 def candidates(spec: DotSpec) -> list[str]:
-    """The lowerings that can carry a dot out, "direct" first."""
+    """Returns the lowerings that can carry a dot out, "direct" first."""
     return [name for name in LOWERINGS if not misfit(spec, name)]
 
 

@@ -23,7 +23,7 @@ _KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
 
 
 def kind(dtype: Any) -> int:
-    """The number of a dtype's kind: booleans, integers, floats, complex. Each holds the values of those before it."""
+    """Numbers a dtype's kind: booleans, integers, floats, complex. Each holds the values of those before it."""
     return next(number for number, each in enumerate(_KINDS) if jnp.issubdtype(jnp.dtype(dtype), each))
 
 
@@ -65,19 +65,19 @@ class DotSpec:
         return cls(tuple(lhs.shape), tuple(rhs.shape), left, right, numbers, result, given)
 
     def cast(self, dtype: str, out: str | None = None) -> "DotSpec":
-        """The same dot of operands of another dtype."""
+        """Returns the same dot of operands of another dtype."""
         return dataclasses.replace(self, lhs_dtype=dtype, rhs_dtype=dtype, dtype=out or self.dtype)
 
     @functools.cached_property
     def swapped(self) -> "DotSpec":
-        """The same dot with rhs first, so that its result has rhs' free axes before lhs'."""
+        """Returns the same dot with rhs first, so that its result has rhs' free axes before lhs'."""
         (lc, rc), (lb, rb) = self.dimension_numbers
         numbers, precision = ((rc, lc), (rb, lb)), swapped_precision(self.precision)
         return DotSpec(self.rhs, self.lhs, self.rhs_dtype, self.lhs_dtype, numbers, self.dtype, precision)
 
     @functools.cached_property
     def turn(self) -> tuple[int, ...] | None:
-        """The permutation that turns the result around, rhs' free axes before those of lhs; None without such axes."""
+        """Gives the permutation that puts rhs' free axes before those of lhs in the result; None without such axes."""
         if not self.is_static or min(self.m, self.n) < 2:
             return None
         batch, last = len(self.contraction.batch), len(self.out)
@@ -85,7 +85,7 @@ class DotSpec:
         return (*range(batch), *range(first, last), *range(batch, first))
 
     def beneath(self, operands: Iterable[Any], transposed: Callable[[Any], Any]) -> tuple["DotSpec", list[Any]]:
-        """The same dot of what its operands are transposes of, where XLA folds those into it, and these operands.
+        """Looks beneath the transposes that XLA folds into the dot: the same dot of their operands, and these.
 
         Args:
             operands: Lhs and rhs, as something stands for them.
@@ -103,7 +103,7 @@ class DotSpec:
         return spec, found
 
     def untransposed(self, side: int, permutation: tuple[int, ...]) -> "DotSpec | None":
-        """The same dot of what an operand is the transpose of, where XLA folds that into the dot; else None.
+        """Returns the same dot of what an operand is the transpose of, where XLA folds that into the dot; else None.
 
         It folds what turns the rows and columns of a matrix around: one free and one contracting axis, behind or
         between batch axes that stay (`TransposeFolding::IsRowColumnTransposeDotOperand`).
@@ -128,51 +128,51 @@ class DotSpec:
 
     @functools.cached_property
     def contraction(self) -> Contraction:
-        """Labels for the axes."""
+        """Gives the axes labels."""
         return Contraction.from_dimension_numbers(self.dimension_numbers, len(self.lhs), len(self.rhs))
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:
-        """The length of each label."""
+        """Returns the length of each label."""
         return self.contraction.sizes(self.lhs, self.rhs)
 
     def size(self, labels: tuple[str, ...]) -> int:
-        """The product of the labels' lengths."""
+        """Returns the product of the labels' lengths."""
         return math.prod(self.sizes[label] for label in labels)
 
     @functools.cached_property
     def batch(self) -> int:
-        """Elements of all batch axes."""
+        """Counts the elements of all batch axes."""
         return self.size(self.contraction.batch)
 
     @functools.cached_property
     def m(self) -> int:
-        """Elements of all free axes of lhs."""
+        """Counts the elements of all free axes of lhs."""
         return self.size(self.contraction.lhs_free)
 
     @functools.cached_property
     def n(self) -> int:
-        """Elements of all free axes of rhs."""
+        """Counts the elements of all free axes of rhs."""
         return self.size(self.contraction.rhs_free)
 
     @functools.cached_property
     def k(self) -> int:
-        """Elements of all contracting axes."""
+        """Counts the elements of all contracting axes."""
         return self.size(self.contraction.contracting)
 
     @functools.cached_property
     def out(self) -> Shape:
-        """The result's shape."""
+        """Returns the result's shape."""
         return self.contraction.out_shape(self.lhs, self.rhs)
 
     @functools.cached_property
     def flops(self) -> int:
-        """2 for each multiply-add of real numbers, 8 of complex ones."""
+        """Counts 2 FLOPs for each multiply-add of real numbers, 8 of complex ones."""
         return self.contraction.flops(self.lhs, self.rhs) * (4 if self.dtype.startswith("complex") else 1)
 
     @functools.cached_property
     def sum_dtype(self) -> str:
-        """The dtype in which a sum of products may grow without losing to `lax.dot_general`."""
+        """Returns the accumulator dtype: never narrower than `lax.dot_general`'s, nor than the operands."""
         if self.dtype.startswith("float8"):
             return "float32"
         found = _SUMS.get(self.dtype) or _SUMS_UNSIGNED.get(self.dtype) or self.dtype
@@ -181,23 +181,23 @@ class DotSpec:
 
     @functools.cached_property
     def is_static(self) -> bool:
-        """Whether every size is a number, as it is not in an export for any batch size."""
+        """Says whether every size is a number, as it is not in an export for any batch size."""
         sizes: tuple[Any, ...] = (*self.lhs, *self.rhs)
         return all(isinstance(size, int) for size in sizes)
 
     @functools.cached_property
     def is_plain(self) -> bool:
-        """Whether the arithmetic is the dtypes' own: no named algorithm, which only a dot can carry out."""
+        """Says whether the arithmetic is the dtypes' own: no named algorithm, which only a dot can carry out."""
         return all(precision is None or isinstance(precision, lax.Precision) for precision in self.precisions)
 
     @property
     def precisions(self) -> tuple[Any, ...]:
-        """What is asked of each operand."""
+        """Says what is asked of each operand."""
         return self.precision if type(self.precision) is tuple else (self.precision,)  # `lax.DotAlgorithm` is one too
 
 
 def swapped_precision(precision: Any) -> Any:
-    """The precision of the same dot with rhs first."""
+    """Returns the precision of the same dot with rhs first."""
     if isinstance(precision, lax.DotAlgorithm):
         return precision._replace(
             lhs_precision_type=precision.rhs_precision_type,

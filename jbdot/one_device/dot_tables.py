@@ -54,7 +54,7 @@ KNOWN: Final[dict[str, str]] = {
 
 
 def tables() -> list[str]:
-    """The names of all tables of the installed JAX with an entry for `lax.dot_general_p`.
+    """Returns the names of all tables of the installed JAX with an entry for `lax.dot_general_p`.
 
     Example:
         >>> "jax.experimental.jet.jet_rules" in tables()
@@ -73,12 +73,12 @@ def tables() -> list[str]:
 
 
 def new(found: list[str] | None = None) -> list[str]:
-    """Those of them, looked for unless given, that are not known here."""
+    """Lists the tables that are not known here; it looks for all unless they are given."""
     return [name for name in (tables() if found is None else found) if name not in KNOWN]
 
 
 def _nested(name: str, value: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """A table, and tables in it."""
+    """Yields a table, and the tables in it."""
     if isinstance(value, (set, frozenset)):
         if lax.dot_general_p in value:
             yield name, value

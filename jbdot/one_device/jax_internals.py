@@ -75,7 +75,7 @@ def put_before(primitive: Any, rule: Rule) -> None:
 
 @_contract(None)
 def tell_transposes(primitive: Any, told: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> None:
-    """JAX's own transpose rules of a primitive of two operands are told what `told` makes of its parameters.
+    """Has JAX's own transpose rules of a primitive of two operands told what `told` makes of its parameters.
 
     Args:
         primitive: A bilinear one, such as `lax.dot_general_p`.
@@ -97,7 +97,7 @@ def tell_transposes(primitive: Any, told: Callable[[Any, dict[str, Any]], dict[s
 
 @_contract(dict)
 def metadata() -> dict[str, Any]:
-    """The XLA metadata in force: of the contexts around, or, in a derivative rule, of the equation that it is for."""
+    """Reads the XLA metadata in force: of the contexts around, or, in a derivative rule, of its equation."""
     from jax._src import xla_metadata_lib
 
     return xla_metadata_lib.current_xla_metadata() or {}
@@ -105,32 +105,32 @@ def metadata() -> dict[str, Any]:
 
 @_contract(dict)
 def metadata_of(equation_context: Any) -> dict[str, Any]:
-    """The XLA metadata that was in force where an equation was traced."""
+    """Returns the XLA metadata that was in force where an equation was traced."""
     return equation_context.xla_metadata or {}
 
 
 @_contract(dict)
 def metadata_of_lowered(context: Any) -> dict[str, Any]:
-    """The same, of the equation that is being lowered."""
+    """Returns the same, of the equation that is being lowered."""
     return context.jaxpr_eqn_ctx.xla_metadata or {}
 
 
 @_contract("other")
 def platform(context: Any) -> str:
-    """The platform that an equation is lowered for; "other" for several at once."""
+    """Returns the platform that an equation is lowered for; "other" for several at once."""
     platforms = context.platforms or context.module_context.platforms
     return platforms[0] if len(platforms) == 1 else "other"
 
 
 @_contract(True)
 def is_exported(context: Any) -> bool:
-    """Whether the program is exported."""
+    """Says whether the program is exported."""
     return context.module_context.lowering_parameters.for_export
 
 
 @_contract(False)
 def is_local(context: Any) -> bool:
-    """Whether the sizes are what one device has: one device in all, or a shard_map over all of the mesh."""
+    """Says whether the sizes are what one device has: one device in all, or a shard_map over all of the mesh."""
     axes = context.module_context.axis_context
     if hasattr(axes, "mesh"):
         return axes.mesh.size == 1 or set(axes.manual_axes) == set(axes.mesh.axis_names)
@@ -139,7 +139,7 @@ def is_local(context: Any) -> bool:
 
 @_contract(False)
 def is_in_kernel() -> bool:
-    """Whether what is being lowered belongs to a Pallas kernel that is interpreted: then Pallas has called for it."""
+    """Says whether what is being lowered belongs to a Pallas kernel that is interpreted: Pallas has called for it."""
     if "jax._src.pallas.pallas_call" not in sys.modules:
         return False
     frame = inspect.currentframe()
@@ -152,13 +152,13 @@ def is_in_kernel() -> bool:
 
 @_contract(dict)
 def notes(context: Any) -> dict[Any, Any]:
-    """A dict that lives as long as the module that is being lowered."""
+    """Returns a dict that lives as long as the module that is being lowered."""
     return context.module_context.cached_primitive_lowerings.setdefault(_NOTES, {})
 
 
 @_contract(None)
 def transposed(value: Any) -> tuple[Any, tuple[int, ...]] | None:
-    """What a value is the transpose of, and the permutation; None where it is made otherwise."""
+    """Says what a value is the transpose of, and the permutation; None where it is made otherwise."""
     operation = getattr(value.owner, "operation", value.owner)
     if getattr(operation, "name", "") != "stablehlo.transpose":
         return None
@@ -167,7 +167,7 @@ def transposed(value: Any) -> tuple[Any, tuple[int, ...]] | None:
 
 @_contract(None)
 def anchored(value: Any) -> Any:
-    """The same value, as the result of an operation that XLA drops; `reattached` gives it another operand."""
+    """Returns the same value, as the result of an operation that XLA drops; `reattached` gives it another operand."""
     from jax._src.lib.mlir.dialects import hlo
 
     return hlo.reshape(value.type, value)
@@ -175,12 +175,12 @@ def anchored(value: Any) -> Any:
 
 @_contract(True)
 def is_used(anchor: Any) -> bool:
-    """Whether something in the program reads an anchor already."""
+    """Says whether something in the program reads an anchor already."""
     return any(True for _ in anchor.uses)
 
 
 def before(anchor: Any) -> Any:
-    """A context in which operations are put before an anchor."""
+    """Opens a context in which operations are put before an anchor."""
     from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
 
     return ir.InsertionPoint(anchor.owner)
@@ -193,7 +193,7 @@ def reattached(anchor: Any, value: Any) -> None:
 
 @_contract(None)
 def exclude_from_tracebacks(folder: str) -> None:
-    """JAX says where in the source an operation comes from: where the user called jbdot, not from a file in here."""
+    """Has JAX name the user's line that called jbdot, not a line of this folder, as the source of an operation."""
     from jax._src import source_info_util
 
     source_info_util.register_exclusion(folder)
@@ -201,7 +201,7 @@ def exclude_from_tracebacks(folder: str) -> None:
 
 @_contract(contextlib.nullcontext())
 def of_no_line() -> Any:
-    """A context: what is traced in it comes from no line, so that it is said to come from where it is called."""
+    """Opens a context whose operations come from no line, so that they are said to come from where it is called."""
     from jax._src import source_info_util
     from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 
@@ -210,7 +210,7 @@ def of_no_line() -> Any:
 
 @_contract(list)
 def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs among an equation's parameters."""
+    """Returns the jaxprs among an equation's parameters."""
     from jax.extend import core  # `import jax` does not load it
 
     return list(core.jaxprs_in_params(params))
@@ -218,14 +218,14 @@ def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
 
 @_contract("")
 def source(equation: Any) -> str:
-    """The user's line that an equation comes from, as "/home/me/train.py:12:8 (loss)"; empty where JAX knows none."""
+    """Names the user's line that an equation comes from, "/home/me/train.py:12:8 (loss)"; empty where none is known."""
     from jax._src import source_info_util
 
     return source_info_util.summarize(equation.source_info)
 
 
 def primitive(name: str) -> Any:
-    """A new JAX primitive."""
+    """Makes a new JAX primitive."""
     try:
         from jax._src.core import Primitive
     except ImportError:  # the public name, which `import jax` does not load
@@ -268,19 +268,19 @@ def run_jaxpr(jaxpr: Any, *operands: Any) -> Any:
 
 @_contract(())
 def references() -> tuple[type, ...]:
-    """The classes of arrays that can be written to."""
+    """Returns the classes of arrays that can be written to."""
     return (jax.Ref,)
 
 
 @_contract(None)
 def spmd_name(axis: Any) -> Any:
-    """The `spmd_axis_name` of a vmap, by what its batching rules are told of its axis."""
+    """Returns the `spmd_axis_name` of a vmap, by what its batching rules are told of its axis."""
     return axis.spmd_name
 
 
 @_contract(False)
 def is_patched() -> bool:
-    """Whether a library has put its own in the place of `lax.dot_general`: a function, or code into JAX's."""
+    """Says whether a library has put its own in the place of `lax.dot_general`: a function, or code into JAX's."""
     from jax._src.lax import lax
 
     code = getattr(jax.lax.dot_general, "__code__", None)
@@ -289,7 +289,7 @@ def is_patched() -> bool:
 
 @_contract(RuntimeError)
 def sharding_error() -> type[Exception]:
-    """The class of error that JAX raises where the operands' shardings leave open how a result is sharded."""
+    """Returns the class of error that JAX raises where the operands' shardings leave open how a result is sharded."""
     from jax._src import core
 
     return core.ShardingTypeError

@@ -52,12 +52,12 @@ class _Dot:
 
     @functools.cached_property
     def choice(self) -> Choice:
-        """What is chosen for it as it stands."""
+        """Gives what is chosen for it as it stands."""
         return self._chosen(self.dot_spec)
 
     @functools.cached_property
     def turned_choice(self) -> Choice:
-        """What is chosen where its result is turned around."""
+        """Gives what is chosen where its result is turned around."""
         return self._chosen(self.dot_spec.swapped)
 
     def _chosen(self, spec: DotSpec) -> Choice:
@@ -90,7 +90,7 @@ class _Dot:
 
 
 def _back(spec: DotSpec, out: Any) -> Any:
-    """The result of a turned dot, as of the dot that was written."""
+    """Returns the result of a turned dot, as of the dot that was written."""
     assert spec.turn is not None  # else it was not turned
     return lax.transpose(out, spec.turn)
 
@@ -108,7 +108,7 @@ def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str |
 
 
 def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
-    """The one result of a rule of JAX's, which may give it in a list."""
+    """Returns the one result of a rule of JAX's, which may give it in a list."""
     out = before(context, *args, **params)
     return out[0] if isinstance(out, (list, tuple)) else out
 

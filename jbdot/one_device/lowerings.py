@@ -69,7 +69,7 @@ class Lowering:
         return "" if fits(spec) else need
 
     def is_trusted(self, platform: str) -> bool:
-        """Whether it is known to be right there."""
+        """Says whether it is known to be right there."""
         return self.platforms is None or platform in self.platforms
 
 
@@ -95,13 +95,13 @@ _K_LAST: Final = 2  # (batch, free, k)
 
 @_lowering()
 def direct(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """One `lax.dot_general`, as it was asked for."""
+    """Writes one `lax.dot_general`, as it was asked for."""
     return _bound(lhs, rhs, spec.dimension_numbers, spec.precision, spec.dtype)
 
 
 @_lowering(pins=True)
 def pinned(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """One dot of operands that lie as (batch, m, k) and as (batch, k, n) or (batch, n, k).
+    """Writes one dot of operands that lie as (batch, m, k) and as (batch, k, n) or (batch, n, k).
 
     An operand that has to move is copied into a pinned layout. A transpose alone would not do: the compiler
     folds it back into the dot. So is the result pinned, as a transpose that follows would turn the dot around.
@@ -121,7 +121,7 @@ def pinned(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 @_lowering(needs=_NARROW_VECTOR)
 def padded(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """A vector and a matrix in each batch: the vector becomes the first row of a matrix, the others are zero."""
+    """Pads a vector to the first row of a matrix whose other rows are zero, in each batch."""
     vector, matrix, side = _vector_first(spec, lhs, rhs)
     row, _ = _merged(spec, vector, side[0], (_K_LAST,))
     rows = lax.pad(row, jnp.zeros((), row.dtype), ((0, 0, 0), (0, PADDED_ROWS - 1, 0), (0, 0, 0)))
@@ -131,7 +131,7 @@ def padded(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 @_lowering(needs=_NARROW_VECTOR)
 def fused(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """A vector of one axis by a matrix (k, n), block by block, which the backend fuses with what makes the matrix.
+    """Multiplies a vector of one axis by a matrix (k, n), block by block, fused with what makes the matrix.
 
     So 8 and 16-bit matrices are widened and turned as they are read, and nothing wide is written to memory. A block
     is the matrix of a batch element, or, without a batch, rows of the one matrix: where a kernel library takes the
@@ -156,14 +156,14 @@ def fused(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 def block_rows(spec: DotSpec) -> int:
-    """Rows of a matrix, of those that a vector meets, in blocks of equal size."""
+    """Counts the rows of a matrix that make one of several blocks of equal size."""
     rows = max(spec.m, spec.n)
     return math.gcd(rows, 1 << max(0, (FUSED_BLOCK_ELEMENTS // spec.k).bit_length() - 1))
 
 
 @_lowering(needs=(lambda spec: spec.batch > 1, "needs a batch of over 1"))
 def looped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """A loop over blocks of the batch, so that what the backend widens to 32 bits stays in cache."""
+    """Loops over blocks of the batch, so that what the backend widens to 32 bits stays in cache."""
     lhs, lhs_order = _merged(spec, lhs, "lhs", (_K_LAST, _K_FIRST))
     rhs, rhs_order = _merged(spec, rhs, "rhs", (_K_LAST, _K_FIRST))
     numbers = ((lhs_order - 1,), (rhs_order - 1,)), ((), ())
@@ -179,7 +179,7 @@ def looped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 @_lowering()
 def reduced(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """Products summed as they are made, without a dot: the larger operand is read once, in its own order."""
+    """Sums products as they are made, without a dot: the larger operand is read once, in its own order."""
     c = spec.contraction
     larger, smaller = (c.lhs, c.rhs) if lhs.size > rhs.size else (c.rhs, c.lhs)
     order = (*larger, *(label for label in smaller if label not in larger))
@@ -195,7 +195,7 @@ def reduced(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 @_lowering(needs=(lambda spec: spec.k <= MOST_UNROLLED, f"needs a contracted size of at most {MOST_UNROLLED}"))
 def unrolled(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """A sum, written out, with one elementwise product for each contracted index."""
+    """Writes a sum out, with one elementwise product for each contracted index."""
     c = spec.contraction
     if spec.k >= SHARED_FROM:
         lhs, rhs = lax.optimization_barrier((lhs, rhs))
@@ -211,7 +211,7 @@ def unrolled(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 @_lowering(needs=(lambda spec: spec.k % 2 == 0, "needs a contracted size that is a multiple of 2"))
 def split(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """A long contraction in pieces side by side, whose sums are added: a small result keeps every core busy."""
+    """Cuts a long contraction into pieces side by side, whose sums are added: a small result keeps every core busy."""
     pieces = math.gcd(spec.k, SPLIT_PIECES)
     lhs, lhs_order = _merged(spec, lhs, "lhs", (_K_LAST, _K_FIRST))
     rhs, rhs_order = _merged(spec, rhs, "rhs", (_K_LAST, _K_FIRST))
@@ -222,7 +222,7 @@ def split(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 @_lowering(needs=(lambda spec: spec.lhs_dtype.startswith("float8"), "needs 8-bit floats"), pins=True)
 def widened(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """8-bit floats as bfloat16, which holds each of them exactly and has a kernel of its own; so has float32.
+    """Widens 8-bit floats to bfloat16, which holds each of them exactly and has a kernel of its own.
 
     A batched bfloat16 dot with float32 sums does not run where XLA turns it around (`miscompilations`).
     """
@@ -241,7 +241,7 @@ def widened(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     platforms=("cpu",),  # on an H100 (jax 0.11.2) its int8 dot gave wrong sums
 )
 def shifted(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """uint8 as int8, which has a kernel of its own: sum (x + 128) (y + 128) = sum x y + 128 (sum x + sum y) + 128^2 k.
+    """Shifts uint8 to int8, which has a kernel: sum (x + 128) (y + 128) = sum x y + 128 (sum x + sum y) + 128^2 k.
 
     Sums are of int32 and wrap, so that the bits are those of the sum in uint32.
     """
@@ -265,7 +265,7 @@ def shifted(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     pins=True,
 )
 def lanes(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """As `unrolled`, with the batch along a TPU's lanes: operands and result are pinned with one batch axis last."""
+    """Unrolls with the batch along a TPU's lanes: operands and result are pinned with one batch axis last."""
     c = spec.contraction
     last = lane(spec)
     rest = tuple(label for label in c.batch if label != last)
@@ -278,18 +278,18 @@ def lanes(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 def lane(spec: DotSpec) -> str:
-    """The batch axis that fills a TPU's lanes best."""
+    """Returns the batch axis that fills a TPU's lanes best."""
     return max(spec.contraction.batch, key=lambda label: filled(spec, label, LANES))
 
 
 def filled(spec: DotSpec, label: str, tile: int) -> float:
-    """The part that an axis fills of whole tiles."""
+    """Returns the part that an axis fills of whole tiles."""
     size = spec.sizes[label]
     return size / (-(-size // tile) * tile)
 
 
 def _bound(lhs: jax.Array, rhs: jax.Array, numbers: Any, precision: Any, dtype: str) -> jax.Array:
-    """The dot itself."""
+    """Returns the dot itself."""
     return lax.dot_general_p.bind(
         lhs,
         rhs,
@@ -301,7 +301,7 @@ def _bound(lhs: jax.Array, rhs: jax.Array, numbers: Any, precision: Any, dtype: 
 
 
 def _vector_first(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array, tuple[str, str]]:
-    """The operand without free axes, the other, and which side each is."""
+    """Returns the operand without free axes, the other, and which side each is."""
     return (lhs, rhs, ("lhs", "rhs")) if spec.m == 1 else (rhs, lhs, ("rhs", "lhs"))
 
 
@@ -323,7 +323,7 @@ def _merged(
 
 
 def _moved(spec: DotSpec) -> int:
-    """Elements that `pinned` copies: of lhs where it is no (batch, m, k), of rhs where it is no matrix either way."""
+    """Counts the elements that `pinned` copies: lhs unless it is (batch, m, k), rhs unless it is a plain matrix."""
     c = spec.contraction
     lhs = c.lhs != c.batch + c.lhs_free + c.contracting
     rhs = c.rhs not in (c.batch + c.rhs_free + c.contracting, c.batch + c.contracting + c.rhs_free)
@@ -347,7 +347,7 @@ def _constrained(x: jax.Array, order: tuple[int, ...]) -> jax.Array:
 
 
 def _dot(spec: DotSpec, lhs: jax.Array, rhs: jax.Array, order: int) -> jax.Array:
-    """The dot of (batch, m, k) and (batch, n, k) or (batch, k, n); without a batch axis where it has one element."""
+    """Multiplies (batch, m, k) by (batch, n, k) or (batch, k, n); without a batch axis where it has one element."""
     if spec.batch == 1:
         numbers = ((1,), (order - 1,)), ((), ())
         return _bound(lhs[0], rhs[0], numbers, spec.precision, spec.dtype)[None]
@@ -375,7 +375,7 @@ def _picked(x: jax.Array, labels: Labels, at: dict[str | None, int]) -> tuple[ja
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """X * y; a complex one as dots multiply, where `*` would also look for infinities in every product."""
+    """Multiplies; complex numbers as dots do, where `*` would also look for infinities in every product."""
     if not jnp.iscomplexobj(x):
         return x * y
     a, b, c, d = lax.real(x), lax.imag(x), lax.real(y), lax.imag(y)
@@ -383,7 +383,7 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _sum(x: jax.Array, axes: list[int]) -> jax.Array:
-    """Sums in several sums side by side, which are added at the end: faster, and less is lost than in one."""
+    """Adds in several sums side by side, which are added at the end: faster, and less is lost than in one."""
     if not axes or x.shape[axes[-1]] % PARTIAL_SUMS:
         return _added(x, tuple(axes))
     axis = axes[-1]
@@ -395,7 +395,7 @@ def _sum(x: jax.Array, axes: list[int]) -> jax.Array:
 
 
 def _added(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The sum over these axes.
+    """Returns the sum over these axes.
 
     XLA's CPU compiler gives sums, and what it can fuse with them, to a library. Where that is wrong, the sum is said
     with a reducer that the library does not take, of the same rounding: a - (-b).

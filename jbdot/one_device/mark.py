@@ -25,14 +25,14 @@ _process: str | None = None  # the lowering of dots that nothing else is said of
 
 
 def marked(lowering: str, key: str = OPTIMIZED, grad_dtype: str | None = None) -> Any:
-    """A context: every dot that is traced in it, by whatever library, is lowered so, and has such gradients."""
+    """Opens a context in which every dot that is traced, by whatever library, is lowered so, and has such gradients."""
     from jax.experimental.xla_metadata import set_xla_metadata  # `import jax` does not load it
 
     return set_xla_metadata(**{key: lowering}, **({} if grad_dtype is None else {GRAD_DTYPE: grad_dtype}))
 
 
 def called(lowering: str | None) -> Any:
-    """The context of the one dot of a jbdot call; None leaves it to what stands around the call, else to "auto"."""
+    """Opens the context of the one dot of a jbdot call; None leaves it to what stands around it, else to "auto"."""
     if lowering is None:
         return marked("auto", CALLED)
     if lowering == "direct" and not surrounding():
@@ -41,12 +41,12 @@ def called(lowering: str | None) -> Any:
 
 
 def surrounding() -> str | None:
-    """The lowering that the contexts around a call, or else the process, ask for."""
+    """Returns the lowering that the contexts around a call, or else the process, ask for."""
     return jax_internals.metadata().get(OPTIMIZED) or _process
 
 
 def of(metadata: dict[str, Any]) -> str:
-    """The lowering that a dot with this metadata gets: by its mark, else the process's, else as it stands."""
+    """Returns the lowering that a dot with this metadata gets: by its mark, else the process's, else as it stands."""
     return metadata.get(OPTIMIZED) or _process or metadata.get(CALLED) or "direct"
 
 
@@ -66,7 +66,7 @@ def known_grad_dtype(grad_dtype: Any) -> str | None:
 
 
 def grad_dtype(own: Any, result: Any) -> Any:
-    """The dtype that the gradient of an operand is summed to: the dot's result's, as in JAX, or the operand's own.
+    """Gives the dtype that an operand's gradient is summed to: the result's, as in JAX, or the operand's own.
 
     Its own only where that is wider, and where the equation that is differentiated was traced with such a mark.
     """
@@ -109,7 +109,7 @@ def optimize_everything(lowering: str | None = "auto") -> None:
 
 
 def process_text() -> str:
-    """What is said of the process' dots, for `jbdot doctor`."""
+    """Says what is said of the process' dots, for `jbdot doctor`."""
     return f"off ({VARIABLE}): marked dots only" if _process is None else f"{_process}, for every dot of the process"
 
 

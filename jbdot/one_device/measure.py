@@ -68,6 +68,6 @@ def compiled_lowering(spec: DotSpec, name: str, lhs: jax.Array, rhs: jax.Array) 
 
 
 def platform() -> str:
-    """What lowering rules call the default backend: JAX says "gpu" for two of them."""
+    """Says what lowering rules call the default backend: JAX says "gpu" for two of them."""
     backend = jax.default_backend()
     return "cuda" if backend == "gpu" else backend

@@ -62,11 +62,11 @@ RIGHT_PINS: Final = JAXLIB >= (0, 11, 1)
 
 
 def here(jaxlib_version: tuple[int, ...] = JAXLIB) -> tuple[Miscompilation, ...]:
-    """Those that the installed jaxlib has."""
+    """Lists the defects that the installed jaxlib has."""
     return tuple(known for known in KNOWN if known.fixed is None or jaxlib_version < known.fixed)
 
 
 def text(known: Miscompilation) -> str:
-    """One of them in a line, with its cure."""
+    """Writes a defect and its cure on one line."""
     fixed = f"; right from jaxlib {'.'.join(map(str, known.fixed))}" if known.fixed else ""
     return f"{known.what} ({known.issue}{fixed}). {known.cure}"

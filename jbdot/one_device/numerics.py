@@ -85,7 +85,7 @@ def arithmetic(spec: DotSpec, backend: str, lowering: str = "direct") -> str:
 
 
 def _dots(spec: DotSpec, lowering: str) -> Iterator[DotSpec]:
-    """The dots that a lowering runs."""
+    """Returns the dots that a lowering runs."""
     operands = (
         jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
         for shape, dtype in ((spec.lhs, spec.lhs_dtype), (spec.rhs, spec.rhs_dtype))
@@ -104,7 +104,7 @@ def _found(jaxpr: Any) -> Iterator[DotSpec]:
 
 
 def _named(spec: DotSpec, backend: str) -> str:
-    """What a named algorithm, or one that is spelled out, makes of a dot: JAX converts its operands and its result."""
+    """Says what a named algorithm, or one that is spelled out, makes of a dot: JAX converts operands and result."""
     named = spec.precision
     if not isinstance(named, lax.DotAlgorithmPreset):
         types = [jnp.dtype(x).name for x in (named.lhs_precision_type, named.rhs_precision_type)]
@@ -135,13 +135,13 @@ def _named(spec: DotSpec, backend: str) -> str:
 
 
 def _one_of(dtype: str, types: Any) -> str:
-    """A dtype where an algorithm takes it, else the first that it does."""
+    """Picks a dtype where an algorithm takes it, else the first that it does."""
     names = [jnp.dtype(each).name for each in types or ()]
     return dtype if not names or dtype in names else names[0]
 
 
 def _said(dot: DotSpec, backend: str, dtype: str) -> str:
-    """What one plain dot does, whose result is rounded to a dtype in the end."""
+    """Says what one plain dot does, whose result is rounded to a dtype in the end."""
     if _is_exact(dot):
         return _exact(dot.dtype)
     if backend == "tpu":
@@ -160,12 +160,12 @@ def _said(dot: DotSpec, backend: str, dtype: str) -> str:
 
 
 def _is_cut(dot: DotSpec) -> bool:
-    """Whether both operands have fractions, and the result has none."""
+    """Says whether both operands have fractions, and the result has none."""
     return all("float" in each for each in (dot.lhs_dtype, dot.rhs_dtype)) and "int" in dot.dtype
 
 
 def _converted(dot: DotSpec) -> str:
-    """Which operands are made the result's dtype before they are multiplied."""
+    """Says which operands are made the result's dtype before they are multiplied."""
     others = [each for each in dict.fromkeys((dot.lhs_dtype, dot.rhs_dtype)) if each != dot.dtype]
     cut = any("float" in each for each in others) and "int" in dot.dtype
     are = "is" if len(others) == 1 else "are"
@@ -173,7 +173,7 @@ def _converted(dot: DotSpec) -> str:
 
 
 def _unmixed(dot: DotSpec, backend: str, dtype: str) -> str:
-    """Of operands of one dtype, on a CPU or a GPU."""
+    """Says it of operands of one dtype, on a CPU or a GPU."""
     if _is_exact(dot):
         return _exact(dot.dtype)
     if backend == "gpu" and "int" in dot.lhs_dtype:
@@ -193,7 +193,7 @@ def _unmixed(dot: DotSpec, backend: str, dtype: str) -> str:
 
 
 def _between(dot: DotSpec, backend: str) -> str:
-    """What a CPU rounds a sum to before it is rounded to the result's dtype."""
+    """Says what a CPU rounds a sum to before it is rounded to the result's dtype."""
     if backend == "cpu" and _is_float8(dot.dtype):
         return "float16"
     return "bfloat16" if backend == "cpu" and (dot.lhs_dtype, dot.dtype) == ("bfloat16", "float16") else ""
@@ -223,12 +223,12 @@ def _on_tpu(dot: DotSpec, dtype: str) -> str:
 
 
 def _is_summed(dot: DotSpec) -> bool:
-    """Whether there is no matrix product: one operand has no free axis of size over 1, or nothing is contracted."""
+    """Says whether no matrices meet: one operand has no free axis of size over 1, or nothing is contracted."""
     return dot.is_static and min(dot.m, dot.n, dot.k) <= 1
 
 
 def _takes_unit(dot: DotSpec) -> bool:
-    """Whether a TPU's matrix unit takes a batch of vectors and matrices: sizes of 64 and more, no axis of size 1."""
+    """Says whether a TPU's matrix unit takes a batch of vectors and matrices: sizes of 64 and more, none of 1."""
     c = dot.contraction
     if dot.batch == 1 or _is_plain_sum(dot) or 1 in (*dot.lhs, *dot.rhs):
         return False
@@ -238,7 +238,7 @@ def _takes_unit(dot: DotSpec) -> bool:
 
 
 def _summed(dot: DotSpec, dtype: str) -> str:
-    """What a TPU's vector unit does: operands are made the result's dtype, multiplied, and summed."""
+    """Says what a TPU's vector unit does: operands are made the result's dtype, multiplied, and summed."""
     if _is_cut(dot):
         return "products and sums in float32; the sum is cut to a whole number" + _kind_7(dot)
     is_wider = dot.lhs_dtype == dot.rhs_dtype and jnp.dtype(dot.lhs_dtype).itemsize < jnp.dtype(dot.dtype).itemsize
@@ -261,17 +261,17 @@ def _summed(dot: DotSpec, dtype: str) -> str:
 
 
 def _kind_7(dot: DotSpec) -> str:
-    """What differs on a TPU7x: one operand that is a matrix goes to its matrix unit."""
+    """Says what differs on a TPU7x: one operand that is a matrix goes to its matrix unit."""
     return "" if _is_plain_sum(dot) else "; so on v4 to v6e, on TPU7x perhaps as for two rows or columns"
 
 
 def _is_plain_sum(dot: DotSpec) -> bool:
-    """Whether one more row or column is summed likewise: two vectors, or nothing to contract."""
+    """Says whether one more row or column is summed likewise: two vectors, or nothing to contract."""
     return dot.k == 1 or dot.m == dot.n == 1
 
 
 def _passes(dot: DotSpec, dtype: str) -> str:
-    """What a TPU's matrix unit does: operands are sums of bfloat16 numbers, products of those are summed."""
+    """Says what a TPU's matrix unit does: operands are sums of bfloat16 numbers, products of those are summed."""
     end = ", then cut to a whole number" if "int" in dot.dtype else _rounded("float32", dtype)
     for each in (dot.lhs_dtype, dot.rhs_dtype):
         if "int" in each and each not in _ONE_PART:
@@ -292,7 +292,7 @@ def _passes(dot: DotSpec, dtype: str) -> str:
 
 
 def _parts(dot: DotSpec) -> tuple[int, int]:
-    """Of how many bfloat16 numbers a TPU's matrix unit takes each operand to be the sum."""
+    """Counts the bfloat16 numbers whose sum a TPU's matrix unit takes each operand to be."""
     levels = dot.precisions if len(dot.precisions) == 2 else dot.precisions * 2
     lhs, rhs = (
         _parts_of(dtype, lax.Precision.DEFAULT if level is None else level)
@@ -308,7 +308,7 @@ def _parts_of(dtype: str, level: lax.Precision) -> int:
 
 
 def _is_exact(dot: DotSpec) -> bool:
-    """Whether all numbers are whole."""
+    """Says whether all numbers are whole."""
     return all("int" in each or each == "bool" for each in (dot.lhs_dtype, dot.rhs_dtype, dot.dtype))
 
 
@@ -319,7 +319,7 @@ def _exact(dtype: str) -> str:
 
 
 def _rounded(held: str, dtype: str, between: str = "") -> str:
-    """How a sum in one dtype becomes another."""
+    """Says how a sum in one dtype becomes another."""
     if held == dtype or jnp.dtype(held).itemsize < jnp.dtype(dtype).itemsize:
         return ""
     return f", rounded to {between}, then to {dtype}" if between else f", rounded once to {dtype}"
@@ -330,5 +330,5 @@ def _is_float8(dtype: str) -> bool:
 
 
 def _level(spec: DotSpec) -> lax.Precision:
-    """The precision of the operand that is asked the least of."""
+    """Returns the precision of the operand that is asked the least of."""
     return min((lax.Precision.DEFAULT if p is None else p for p in spec.precisions), key=lambda p: p.value)

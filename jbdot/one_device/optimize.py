@@ -105,7 +105,7 @@ class Optimization:
         self._entered.pop().__exit__(*error)
 
     def __call__(self, f: Callable[P, R]) -> "Optimized[P, R]":
-        """The function, its dots lowered so."""
+        """Returns the function, its dots lowered so."""
         return Optimized(f, self._lowering, self._grad_dtype)
 
 
@@ -127,7 +127,7 @@ class Optimized(Generic[P, R]):
         return self if instance is None else self._of(types.MethodType(self._f, instance))
 
     def _of(self, f: Callable[..., Any]) -> "Optimized[..., Any]":
-        """Another function with the same settings."""
+        """Wraps another function with the same settings."""
         return Optimized(f, self._lowering, self._grad_dtype)
 
     def __getattr__(self, name: str) -> Any:
@@ -163,7 +163,7 @@ class Optimized(Generic[P, R]):
 
 
 def _parted(tree: Any, kinds: tuple[type, ...]) -> tuple[list[Any], Callable[..., Any]]:
-    """The arrays among the leaves, and a function that puts others in their places."""
+    """Returns the arrays among the leaves, and a function that puts others in their places."""
     leaves, structure = jax.tree.flatten(tree)
     taken = [isinstance(leaf, kinds) for leaf in leaves]
     left = [None if found else leaf for leaf, found in zip(leaves, taken, strict=True)]

@@ -19,7 +19,7 @@ _BYTES: Final = 256 << 20  # read to measure bandwidth: far more than any cache
 
 @functools.cache
 def peak_flops(dtype: str, out: str) -> float:
-    """FLOP/s of the best of three spellings of a 1024 x 1024 x 1024 product, operands standard normal.
+    """Measures the FLOP/s of the best of three spellings of a 1024 x 1024 x 1024 product of standard normals.
 
     Args:
         dtype: The operands' dtype.
@@ -38,14 +38,14 @@ def peak_flops(dtype: str, out: str) -> float:
 
 @functools.cache
 def bandwidth() -> float:
-    """Bytes a second that a sum over 256 MiB of float32 reads."""
+    """Measures the bytes a second that a sum over 256 MiB of float32 reads."""
     x = jnp.zeros(_BYTES // 4, jnp.float32)
     (times,) = rounds({"read": functools.partial(jax.jit(jnp.sum), x)}, _SECONDS).values()
     return _BYTES / min(times) * 1e6
 
 
 def limit_us(spec: DotSpec) -> float:
-    """The least time for a dot, in microseconds: its FLOPs at the peak, or its operands and result from memory once.
+    """Bounds a dot's time, in microseconds: its FLOPs at the peak, or its operands and result from memory once.
 
     Operands that fit in a cache may be read faster than that.
     """

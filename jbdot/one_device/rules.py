@@ -45,7 +45,7 @@ class Rule:
     case: tuple[str, tuple[int, ...], tuple[int, ...], str]
 
     def measured_case(self, spec: DotSpec) -> str:
-        """The arrays of the case, and whether a dot is of another dtype."""
+        """Returns the arrays of the case, and whether a dot is of another dtype."""
         _, lhs, rhs, dtype = self.case
         other = "" if spec.lhs_dtype == dtype else f", {spec.lhs_dtype} was not measured"
         return f"{array_text('', lhs, dtype)} by {array_text('', rhs, dtype)}{other}"
@@ -60,7 +60,7 @@ def _is_matrix(r: DotSpec) -> bool:
 
 
 def _is_vector(r: DotSpec) -> bool:
-    """A matrix and a vector: one operand has no free axis of size over 1."""
+    """Says whether one operand is a vector: it has no free axis of size over 1."""
     return (r.m == 1) != (r.n == 1) and r.k > 1
 
 
@@ -69,37 +69,37 @@ def _is_row(r: DotSpec) -> bool:
 
 
 def _free(r: DotSpec) -> int:
-    """Rows of the matrix that a vector meets."""
+    """Counts the rows of the matrix that a vector meets."""
     return max(r.m, r.n)
 
 
 def _elements(r: DotSpec) -> int:
-    """Of the larger operand."""
+    """Counts the elements of the larger operand."""
     return r.batch * r.k * max(r.m, r.n)
 
 
 def _work(r: DotSpec) -> int:
-    """Multiply-adds."""
+    """Counts multiply-adds."""
     return r.batch * r.m * r.n * r.k
 
 
 def _matrix(r: DotSpec) -> tuple[str | None, ...]:
-    """The labels of the matrix that a vector meets."""
+    """Returns the labels of the matrix that a vector meets."""
     return r.contraction.rhs if r.m == 1 else r.contraction.lhs
 
 
 def _ends_in_k(r: DotSpec, labels: tuple[str | None, ...]) -> bool:
-    """Whether an operand is contracted on its last axis, so that sums run along memory."""
+    """Says whether an operand is contracted on its last axis, so that sums run along memory."""
     return labels[-1:] == r.contraction.contracting[-1:]
 
 
 def _leads(r: DotSpec) -> bool:
-    """Whether the batch axes of the matrix that a vector meets come first."""
+    """Says whether the batch axes of the matrix that a vector meets come first."""
     return _matrix(r)[: len(r.contraction.batch)] == r.contraction.batch
 
 
 def _lhs_turned(r: DotSpec) -> bool:
-    """Whether lhs is a matrix whose last axis is free."""
+    """Says whether lhs is a matrix whose last axis is free."""
     return _is_matrix(r) and r.contraction.lhs[-1] in r.contraction.lhs_free
 
 
@@ -164,7 +164,7 @@ def _turned(r: DotSpec) -> bool:
 
 
 def _tall(r: DotSpec) -> bool:
-    """A wide lhs that would have to move, and an rhs and a result that are small beside it."""
+    """Fits a wide lhs that would have to move, with an rhs and a result that are small beside it."""
     if not _is(r, "float32", *HALF) or not _lhs_turned(r):
         return False
     return r.m >= 8 * r.n and r.n >= 8 and r.k >= 64 and _work(r) >= 1 << 18
@@ -175,7 +175,7 @@ def _scattered(r: DotSpec) -> bool:
 
 
 def _narrow_rows(r: DotSpec) -> bool:
-    """A matrix of 8 or 16 bits that lies in rows along its contracted axis, and a vector that stays in L1."""
+    """Fits a matrix of 8 or 16 bits in rows along its contracted axis, by a vector that stays in L1."""
     if not _is(r, *HALF, *INT8) or not _is_vector(r) or not _leads(r) or not _ends_in_k(r, _matrix(r)):
         return False
     if not _HAS_NARROW_FLOAT_KERNELS and _is(r, "bfloat16") and r.batch > 1:  # XLA widens it before the loop
@@ -267,7 +267,7 @@ CPU: Final = (
 
 
 def _lanes(r: DotSpec) -> bool:
-    """By the compiler's estimates for v5e, v5p and v6e: faster on all three, most where batches are large."""
+    """Fits where the compiler's estimates for v5e, v5p and v6e are all better, most where batches are large."""
     if not _is(r, "float32", "bfloat16", *INT8) or not _is_matrix(r) or r.batch < 2048:
         return False
     full = filled(r, lane(r), LANES)
@@ -287,7 +287,7 @@ def _figures() -> dict[str, Any]:
 
 
 def measured(rule: Rule) -> tuple[float | None, str]:
-    """The gain of a rule on its case, and where that was measured: this version of JAX, or else the newest there is."""
+    """Gives a rule's gain on its case, and where that was measured: this version of JAX, or else the newest."""
     found = _figures().get(rule.name, {})
     if not found:
         return None, ""

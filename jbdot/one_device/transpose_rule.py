@@ -14,7 +14,7 @@ from jbdot.one_device import jax_internals, mark
 
 
 def _told(operand: Any, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the dot that is differentiated, with the dtype that an operand's gradient is summed to."""
+    """Adds to the parameters of the dot that is differentiated the dtype that an operand's gradient is summed to."""
     result = params["preferred_element_type"]
     if result is None:  # then it is no narrower than either operand
         return params

@@ -25,7 +25,7 @@ VARIABLE: Final = "JBDOT_TUNED"
 
 
 def path() -> Path | None:
-    """The file; None where tuning is switched off."""
+    """Returns the file; None where tuning is switched off."""
     named = os.environ.get(VARIABLE)
     if named is not None:
         return None if named.lower() in ("", "0", "off", "none") else Path(named)
@@ -66,7 +66,7 @@ def read_again() -> bool:
 
 
 def key(spec: DotSpec, kind: str) -> str:
-    """What a dot is found again by: the contraction, sizes, dtypes and precision, the device kind, JAX's version."""
+    """Makes what a dot is found again by: contraction, sizes, dtypes, precision, device kind, JAX's version."""
     (lc, rc), (lb, rb) = spec.dimension_numbers
     return "; ".join(
         (
