@@ -135,7 +135,7 @@ def _refusals(kind: type[Refusal]) -> Iterator[type[Refusal]]:
 
 KINDS = {kind.__name__: kind.kind.__name__ for kind in _refusals(Refusal)}
 CARRIED = {"kind", "refusal", "sparse_operand"}  # variables that hold one of several
-PLAIN = ("cli", "files")  # raise ValueError as it is, with sentences
+PLAIN = ("cli", "files", "journal")  # raise ValueError as it is, with sentences
 
 
 @functools.cache
