@@ -43,6 +43,7 @@ FORMS += (((INT,) * 3,) * 2, ((INT,) * 2, (INT,)), ((INT,), (INT,) * 2), (INT, (
 EQUATIONS = ("ij,jk->ik", "bij,bjk->bik", "bhqd,bhkd->bhqk", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "...ij,...jk->...ik")
 EQUATIONS += ("ij,ij->ij", "i,i->", "i,j->ij", "ij,kj->ik", "bi,bi->b", "btd,df->btf", "abcr,ijrk->abcijk")
 ANSWERS: dict[Any, list[Any]] = {}
+EXAMPLES = ("index.md", "explanation/examples.md", "tutorial.md")  # pages whose calls the explainer lists
 FIXED = {"a_is_sparse", "b_is_sparse", "output_type"}  # stay at their defaults
 
 
@@ -181,27 +182,28 @@ def function(door: Callable[..., Any], trees: Trees) -> dict[str, Any]:
 
 
 def dialects() -> dict[str, str]:
-    """What each dialect is, as README's first table says."""
-    heading = re.search(r"^\| call \|.*$", (HERE.parent / "README.md").read_text(), re.MULTILINE)
+    """What each dialect is, as the head of the home page's table says."""
+    heading = re.search(r"^\| call \|.*$", (HERE / "pages" / "index.md").read_text(), re.MULTILINE)
     return dict(re.findall(r"`(\w+)`: ([^|]+?) \|", heading[0] if heading else ""))
 
 
 def presets() -> list[dict[str, Any]]:
-    """The calls that README makes: those of its first table, its examples, and those of its error messages."""
-    readme = (HERE.parent / "README.md").read_text()
+    """The calls that the site makes: those of the home page's table, of the examples, and of error messages there."""
+    pages = "\n".join((HERE / "pages" / name).read_text() for name in EXAMPLES)
     own = [
-        *re.findall(r"`(\w+)` of \(([\d, ]+)\), \(([\d, ]+)\)(?:, `axes=([^`]+)`)?", readme),
-        *re.findall(r"jbdot\.(\w+)\(ones\(([\d, ]+)\), ones\(([\d, ]+)\)()\)", readme),
+        *re.findall(r"`(\w+)` of \(([\d, ]+)\), \(([\d, ]+)\)(?:, `axes=([^`]+)`)?", pages),
+        *re.findall(r"jbdot\.(\w+)\(ones\(([\d, ]+)\), ones\(([\d, ]+)\)()\)", pages),
     ]
     told = r"(\w+\.\w+): [^;\n]+; \w+ float32\[([\d,]+)\], \w+ float32\[([\d,]+)\](?:, axes=([^.\n]+))?\."
-    calls = [(public_name(getattr(jbdot, name)), *rest) for name, *rest in own] + re.findall(told, readme)
+    calls = [(public_name(getattr(jbdot, name)), *rest) for name, *rest in own] + re.findall(told, pages)
+    read = [(name, *(tuple(re.findall(r"\d+", shape)) for shape in (lhs, rhs)), axes) for name, lhs, rhs, axes in calls]
     return [
         {
             "function": name,
-            "shapes": [[int(size) for size in re.findall(r"\d+", shape)] for shape in (lhs, rhs)],
+            "shapes": [[int(size) for size in shape] for shape in (lhs, rhs)],
             "arguments": {"axes": axes} if axes else {},
         }
-        for name, lhs, rhs, axes in dict.fromkeys(calls)
+        for name, lhs, rhs, axes in dict.fromkeys(read)
     ]
 
 

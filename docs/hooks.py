@@ -29,7 +29,7 @@ PICTURES = {
     **{f"assets/{path.name}": path for path in (ROOT / "docs").glob("*.png")},
     **{f"benchmarks/{path.name}": path for path in (ROOT / "benchmarks" / "results").glob("*.png")},
 }
-NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in sorted((ROOT / "colab").glob("*.ipynb"))}
+NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in parts.NOTEBOOKS}
 MOVED = (  # where the site has what the repository's texts link to
     ("benchmarks/results/", "benchmarks/"),
     ("docs/", "assets/"),

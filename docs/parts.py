@@ -1,47 +1,35 @@
 """Parts of pages that are computed from the repository: each function here writes Markdown.
 
-A page asks for one by a line such as `{{ readme The same call, five meanings }}`.
+A page asks for one by a line such as `{{ gains cpu }}`.
 """
 
 import ast
 import collections
 import fnmatch
 import functools
+import inspect
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import sparse
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import records  # noqa: E402
 
+from jbdot.calls.front_door import PLANNERS, extra_defaults, plan, public_name  # noqa: E402
 from jbdot.core.errors import Refusal  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
+PAGES = ROOT / "docs" / "pages"
+NOTEBOOKS = tuple(ROOT / "colab" / name for name in re.findall(r"\]\(colab/([^)]*)\)", README))  # in a learner's order
 FORMAT = (ROOT / "tests" / "data" / "conformance" / "README.md").read_text()
-
-
-def readme(heading: str) -> str:
-    """A section of README, without its heading, for a page in a folder: its links to pages lead there from it."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0].strip()
-    return section.replace("](docs/pages/", "](../")
-
-
-def readme_table(heading: str) -> str:
-    """The first table of a section of README."""
-    (table, *_) = re.findall(r"(?:^\|.*\n?)+", readme(heading), re.MULTILINE)
-    return table.rstrip()
-
-
-def readme_paragraph(start: str) -> str:
-    """The paragraph of README that starts so."""
-    return next(text for text in README.split("\n\n") if text.replace("\n", " ").startswith(start))
 
 
 def command(_: str) -> str:
@@ -112,9 +100,68 @@ def agrees(framework: str, record: dict[str, Any]) -> bool:
 
 @functools.cache
 def _deviations() -> list[tuple[str, str]]:
-    """Framework and pattern of ids, of README's table, which tests hold equal to the tests' own."""
-    rows = [line.split("|") for line in readme_table("How exact").splitlines()[2:]]
+    """Framework and pattern of ids, of the page's table, which tests hold equal to the tests' own."""
+    section = (PAGES / "reference" / "conformance.md").read_text().split("\n## What differs\n")[1]
+    rows = [line.split("|") for line in re.findall(r"^\| `.*$", section, re.MULTILINE)]
     return [(row[1].strip(" `"), pattern) for row in rows for pattern in re.findall(r"`([^`]+)`", row[2])]
+
+
+# The cheat sheet: calls, as the planners read them.
+
+CALLS: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
+    ((3, 4), (4, 5), {}),
+    ((2, 3, 4), (2, 4, 5), {}),
+    ((2, 3, 4), (7, 4, 5), {}),
+    ((2, 3, 4), (4, 7, 5), {}),
+    ((10, 12, 4, 5), (10, 12, 5, 8), {}),
+    ((5, 3), (5, 3), {}),
+    ((3, 4), (4,), {}),
+    ((4,), (4,), {}),
+    ((32, 20), (32, 30, 20), {"axes": (1, 2)}),
+    ((8, 10, 1152), (8, 10, 1152, 16), {"axes": [2, 2]}),
+    ((5, 3), (5, 3), {"axes": 1}),
+    ((2, 3, 4), (2, 4, 5), {"axes": (2, 1)}),
+    ((2, 3, 4), (3, 4, 5), {"axes": 2}),
+    ((2, 3, 4), (2, 3, 4, 5), {"axes": 2}),
+    ((3, 4, 5), (4, 3, 2), {"axes": [[0, 1], [1, 0]]}),
+    ((5, 3, 4), (5, 4, 3), {"axes": [[1, 2], [2, 1]]}),
+    ((2, 4, 3), (2, 4, 5), {"transpose_a": True}),
+    ((2, 3, 4), (2, 5, 4), {"transpose_b": True}),
+    ((4, 3), (4, 5), {"adjoint_a": True}),
+    ((3, 4), (5, 4), {"adjoint_b": True}),
+    ((2, 3, 4), (2, 4, 5), {"equation": "bij,bjk->bik"}),
+    ((2, 5, 8, 16), (2, 7, 8, 16), {"equation": "bqhd,bkhd->bhqk"}),
+)
+
+
+def cheat_sheet(dialect: str) -> str:
+    """Every function of a dialect, with calls that it answers: what the planner reads, as labels and for einsum."""
+    lines: list[str] = []
+    for door in (door for door in PLANNERS if public_name(door).startswith(f"{dialect}.")):
+        lines += [f"\n**[`{public_name(door)}`][jbdot.{public_name(door)}]**\n", *_calls(door)]
+    return "\n".join(lines)
+
+
+def _calls(door: Callable[..., Any]) -> list[str]:
+    """The table of a function's calls; those that it refuses are left out."""
+    lines = ["| call | labels | `einsum` | result |", "|---|---|---|---|"]
+    defaults = extra_defaults(door)
+    needed = {name for name, default in defaults.items() if default is inspect.Parameter.empty}
+    for lhs, rhs, given in CALLS:
+        if not needed <= given.keys() <= defaults.keys():
+            continue
+        x, y = (jax.ShapeDtypeStruct(shape, "float32") for shape in (lhs, rhs))
+        x = sparse.BCOO.fromdense(jax.numpy.ones(lhs)) if "sparse" in door.__name__ else x
+        try:
+            planned = plan(door, x, y, tuple((defaults | given).values()))
+        except Refusal:
+            continue
+        c, out = planned.contraction, planned.out_shape(lhs, rhs)
+        said = ", ".join([f"{lhs}, {rhs}", *(f"{name}={value!r}" for name, value in given.items())])
+        lines.append(f"| {said} | `{str(c).rstrip()}` | `{c.einsum}` | {out} |")
+    if len(lines) == 2:
+        raise LookupError(f"no call of the cheat sheet is answered by {public_name(door)}")
+    return lines
 
 
 # Messages.
@@ -253,6 +300,19 @@ def _spread(figure: dict[str, Any]) -> str:
     return f" ({figure['p10']:.2g} to {figure['p90']:.2g})" if "p10" in figure else ""
 
 
+def miscompilations(_: str) -> str:
+    """What XLA's CPU compiler is known to get wrong, in which versions of jaxlib, and what keeps clear of it."""
+    from jbdot.one_device.miscompilations import KNOWN
+
+    lines = ["| jaxlib | what is wrong | what to do | reported |", "|---|---|---|---|"]
+    for known in KNOWN:
+        before = f"before {'.'.join(map(str, known.fixed))}" if known.fixed else "all up to the newest that was tested"
+        numbers = re.findall(r"jax#(\d+)", known.issue)
+        links = ", ".join(f"[#{number}](https://github.com/jax-ml/jax/issues/{number})" for number in numbers)
+        lines.append(f"| {before} | {known.what} | {known.cure} | {links or 'no public report'} |")
+    return "\n".join(lines)
+
+
 def algorithms(_: str) -> str:
     """The named algorithms, and which backends take them."""
     from jbdot.one_device.numerics import ALGORITHMS
@@ -268,7 +328,7 @@ def algorithms(_: str) -> str:
 def notebooks(_: str) -> str:
     """A list of the notebooks that there are, each with its title and the first sentence under it."""
     lines: list[str] = []
-    for path in sorted((ROOT / "colab").glob("*.ipynb")):
+    for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]
         text = "".join(next(cell["source"] for cell in cells if cell["cell_type"] == "markdown"))
         title, _, rest = text.partition("\n")

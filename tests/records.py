@@ -31,7 +31,7 @@ BIG = {
     "float16": 3000,
 }
 
-# (framework, id pattern, what jbdot does instead, why). README shows this table, and a test holds the two together.
+# (framework, id pattern, what jbdot does instead, why): the table of the site's page on conformance, as a test checks.
 SIXTEEN_BITS = "sums in 32 bits and rounds once", "TensorFlow 1 rounds each product, or each partial sum, to 16 bits"
 DEVIATIONS = (
     ("keras_tf1", "dot-big-*", *SIXTEEN_BITS),

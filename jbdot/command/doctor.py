@@ -117,7 +117,7 @@ def large_results(tunables: str) -> str:
         return f"malloc is set: {tunables or os.environ['LD_PRELOAD']}"
     return (
         "each is fresh memory, and most of the time of a short call is page faults. "
-        "Start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (README: large results)"
+        "Start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (docs/pages/how-to/tune.md: large results)"
     )
 
 

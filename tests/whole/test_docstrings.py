@@ -1,4 +1,4 @@
-"""Examples of the reference and of README run when they are pasted: each imports what it uses."""
+"""Examples of the reference run when they are pasted: each imports what it uses."""
 
 import ast
 import builtins
@@ -57,14 +57,6 @@ def test_examples_import_what_they_use(name):
             text = getattr(getattr(part, "__func__", part), "__doc__", None) or ""
             examples = doctest.DocTestParser().get_examples(text)
             assert not undefined("".join(example.source for example in examples)), part
-
-
-def test_readme_blocks_import_what_they_use():
-    blocks = re.findall(r"^```pycon\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        examples = doctest.DocTestParser().get_examples(block)
-        assert not undefined("".join(example.source for example in examples)), block
 
 
 def test_every_public_function_is_in_the_reference():

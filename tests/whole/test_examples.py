@@ -1,4 +1,4 @@
-"""README's examples of dot, batch_dot and matmul, and more of their kind."""
+"""The site's examples of dot, batch_dot and matmul, and more of their kind."""
 
 import numpy as np
 import pytest

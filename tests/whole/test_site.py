@@ -9,6 +9,7 @@ import fcntl
 import functools
 import importlib.util
 import inspect
+import math
 import os
 import re
 import shutil
@@ -20,8 +21,10 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import jax
+import numpy as np
 import pytest
 import typer
+from jax.experimental import sparse
 from records import FRAMEWORKS, load
 
 import jbdot
@@ -84,6 +87,32 @@ def test_messages_of_frameworks_are_in_the_records():
     shown = re.findall(r"^\{\{ record (\w+) (\S+) \}\}$", page, re.MULTILINE)
     assert len(shown) > 30
     assert {known[record] for record in shown} == {"error"}
+
+
+@pytest.mark.parametrize("dialect", ["keras_tf1", "keras", "tensorflow", "theano", "mxnet"])
+def test_cheat_sheet_is_what_the_functions_do(dialect):
+    sheet = parts().cheat_sheet(dialect)
+    tables = dict(re.findall(r"^\*\*\[`([\w.]+)`\].*\n\n((?:\|.*\n?)+)", sheet, re.MULTILINE))
+    assert tables.keys() == {public_name(door) for door in PLANNERS if door.__module__ == f"jbdot.{dialect}"}
+    calls, arrays, wanted = [], [], []
+    for name, table in tables.items():
+        function = getattr(getattr(jbdot, dialect), name.split(".")[1])
+        rows = re.findall(r"^\| (\(.*?) \| `(.*?)` \| `(.*?)` \| (.*) \|$", table, re.MULTILINE)
+        assert rows
+        for call, labels, einsum, result in rows:
+            lhs, rhs, given = eval(f"(lambda x, y, **given: (x, y, given))({call})")
+            x, y = ((np.arange(math.prod(shape)) % 5.0).reshape(shape).astype(np.float32) for shape in (lhs, rhs))
+            assert re.sub(r"[1 ]", "", labels) == einsum
+            wanted.append(np.einsum(einsum, x, y).reshape(eval(result)))
+            arrays.append((sparse.BCOO.fromdense(x) if "sparse" in name else x, y))
+            equation = (given.pop("equation"),) if "equation" in given else ()
+            if isinstance(function, type):
+                calls.append(lambda *operands, layer=function, given=given: layer(**given)(operands))
+            else:
+                calls.append(functools.partial(function, *equation, **given))
+    outs = jax.jit(lambda arrays: [call(*operands) for call, operands in zip(calls, arrays, strict=True)])(arrays)
+    for out, expected in zip(outs, wanted, strict=True):
+        np.testing.assert_array_equal(out, expected)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the README claims in tables is what the library does. Its examples run as doctests."""
+"""What README and the site claim in tables is what the library does, and what was measured."""
 
 import json
 import re
@@ -12,17 +12,19 @@ from records import DEVIATIONS
 
 import jbdot
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+README = (ROOT / "README.md").read_text()
 
 
-def rows(heading):
-    section = README.split(f"## {heading}")[1].split("\n## ")[0]
+def rows(page, heading):
+    """The cells of the first table under a heading of a page of the site, without its head."""
+    section = (ROOT / "docs" / "pages" / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize("row", rows("The same call, five meanings"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", rows("index.md", "Five meanings"), ids=lambda row: row[0])
 def test_dialect_table(row):
     call, *answers = row
     name = re.match(r"`(\w+)`", call)[1]
@@ -45,7 +47,7 @@ def test_dialect_table(row):
 def test_deviations_are_the_tables():
     listed = {
         (row[0].strip("`"), pattern, *row[2:])
-        for row in rows("How exact")
+        for row in rows("reference/conformance.md", "What differs")
         for pattern in re.findall(r"`([^`]+)`", row[1])
     }
     assert listed == set(DEVIATIONS)
@@ -68,7 +70,7 @@ def test_costs_are_those_of_the_stored_results():
                 f"{result['import_s']['median']:.2f} s",
             )
         )
-    assert [tuple(row[2:]) for row in rows("What it costs")] == list(zip(*columns, strict=True))
+    assert [tuple(row[2:]) for row in rows("benchmarks.md", "What calls cost")] == list(zip(*columns, strict=True))
 
 
 def suite(path):
@@ -86,12 +88,12 @@ def suite(path):
 def test_gains_are_those_of_the_stored_results():
     runs = [suite(path) for path in sorted(RESULTS.glob("suite-jax-*.jsonl"))]
     assert len(runs) == 2
-    for workload, dtype, direction, *cells in rows("Measured"):
+    for workload, dtype, direction, *cells in rows("explanation/layouts.md", "The same, in workloads"):
         if workload == "geometric mean of all":
             gains = [[row[direction] for row in run.values() if direction in row] for run in runs]
             assert cells == [f"{statistics.geometric_mean(found):.2f}" for found in gains]
         else:
-            assert cells == [f"{run[workload, dtype, direction]['bare']:.2g}" for run in runs]
+            assert cells == [f"{float(format(run[workload, dtype, direction]['bare'], '.2g')):g}" for run in runs]
 
 
 def test_bytes_of_plans_are_those_of_the_stored_results():
@@ -102,11 +104,64 @@ def test_bytes_of_plans_are_those_of_the_stored_results():
         found.setdefault(key, [f"{row[program]['sent'] / 1e6:.3g}" for program in ("plain", "plan")])
     cases = (",,xy", ",xy,", "xy,,"), ("xy,", "xy,", "xy,"), (",xy", "xy,", "x,y"), (",xy", ",", None)
     topologies = "v5e:4x4", "v5p:4x4x4", "v5e:16x16", "v6e:4x4"
-    for (_, *cells), case in zip(rows("On many devices"), cases, strict=True):
+    for (_, *cells), case in zip(rows("explanation/communication.md", "What plain jit does"), cases, strict=True):
         assert cells == [" to ".join(found[topology, *case]) for topology in topologies]
+
+
+def test_readme_fits_on_a_page_and_its_links_lead_somewhere():
+    assert README.count("\n") < 150
+    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", README)
+    assert len(links) > 30
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def claimed(row):
+    """The words and figures of a row of README's table of what jbdot does."""
+    (line,) = (line for line in README.splitlines() if line.startswith(f"| {row} |"))
+    return line
+
+
+def test_readme_says_how_fast_a_cpu_is():
+    run = suite(RESULTS / "suite-jax-0.12.0.1.jsonl")
+    gains = [row["bare"] for row in run.values() if "bare" in row]
+    mean = f"{statistics.geometric_mean(gains):.2f} times"
+    wins, losses = (sum(gain > 1.1 for gain in gains), sum(gain < 0.9 for gain in gains))
+    told = f"{len(gains)} workloads; {wins} gain over a tenth, {losses} lose over a tenth"
+    assert f"[{mean}](benchmarks/results/report.md)" in claimed("fast on a CPU")
+    assert told in claimed("fast on a CPU")
+    assert f"**CPU**: {mean} as fast" in README
+
+
+def test_readme_says_what_is_estimated_of_a_tpu():
+    kinds = json.loads((RESULTS / "tpu-jax-0.12.0.1.json").read_text())["kinds"]
+
+    def gains(lhs, rhs):
+        asked = {"text": "b m k, b k n -> b m n", "lhs": lhs, "rhs": rhs, "program": "alone", "precision": None}
+        asked["layout"] = "default"
+        ways = [row["lowerings"] for kind in kinds for row in kind["rows"] if asked.items() <= row.items()]
+        found = [way["direct"]["cycles"] / way["auto"]["cycles"] for way in ways]
+        return f"{min(found):.2g} to {max(found):.2g} times"
+
+    assert gains([8192, 4, 5], [8192, 5, 8]) in claimed("fast on a TPU")
+    assert gains([8192, 8, 8], [8192, 8, 8]) in claimed("fast on a TPU")
+
+
+def test_readme_says_what_plans_save():
+    found = [json.loads(line) for line in (RESULTS / "plans-jax-0.12.0.1.jsonl").read_text().splitlines()]
+    plain, plan = ([row[program]["sent"] for row in found] for program in ("plain", "plan"))
+    ratios = [before / after for before, after in zip(plain, plan, strict=True) if before and after]
+    worse = sum(before < after for before, after in zip(plain, plan, strict=True))
+    told = claimed("fewer bytes on a mesh")
+    assert f"[{statistics.geometric_mean(ratios):.2f} times]" in told
+    assert f"of {len(found)} shardings, and fewer in {worse}" in told
+
+
+def test_readme_says_what_calls_cost():
+    eager = rows("benchmarks.md", "What calls cost")[0][-1]
+    assert f"takes [{eager}](docs/pages/benchmarks.md)" in claimed("cheap calls")
 
 
 def test_changelog_names_the_version():
     from importlib.metadata import version
 
-    assert f"## {version('jbdot')}" in (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
+    assert f"## {version('jbdot')}" in (ROOT / "CHANGELOG.md").read_text()
