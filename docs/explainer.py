@@ -24,7 +24,7 @@ from trees import Axis, Flag, NotTabulated, Run, Size, Trees
 
 import jbdot
 from jbdot.calls.explanation import Explanation
-from jbdot.calls.front_door import PLANNERS, extra_defaults, operand_names, others, plan, public_name
+from jbdot.calls.front_door import DIALECTS, PLANNERS, extra_defaults, operand_names, others, plan, public_name
 from jbdot.core.colours import COLOURS
 from jbdot.core.errors import Refusal
 from jbdot.one_device.call_plan import CallPlan, Operand
@@ -181,12 +181,6 @@ def function(door: Callable[..., Any], trees: Trees) -> dict[str, Any]:
     }
 
 
-def dialects() -> dict[str, str]:
-    """What each dialect is, as the head of the home page's table says."""
-    heading = re.search(r"^\| call \|.*$", (HERE / "pages" / "index.md").read_text(), re.MULTILINE)
-    return dict(re.findall(r"`(\w+)`: ([^|]+?) \|", heading[0] if heading else ""))
-
-
 def presets() -> list[dict[str, Any]]:
     """The calls that the site makes: those of the home page's table, of the examples, and of error messages there."""
     pages = "\n".join((HERE / "pages" / name).read_text() for name in EXAMPLES)
@@ -218,7 +212,7 @@ def table() -> dict[str, Any]:
             form_text(form): [(tried(form, rank).start, tried(form, rank).stop) for rank in RANKS] for form in FORMS
         },
         "colours": COLOURS,
-        "dialects": dialects(),
+        "dialects": {name: dialect.framework for name, dialect in DIALECTS.items()},
         "presets": presets(),
         "equations": EQUATIONS,
         "left out": {public_name(door): reason for door, reason in LEFT_OUT.items()},

@@ -17,6 +17,7 @@ import pytest
 from explainer_calls import DOORS, as_typed, ends, explained, invented, library, recorded, walked
 
 import jbdot
+from jbdot.calls.front_door import DIALECTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -73,7 +74,9 @@ def test_table_covers_every_function_and_form(table):
         for form, tree in function["trees"].items():
             assert [len(row) for row in tree] == [6] * 6, (name, form)
     assert len(table["presets"]) >= 15
-    assert [*table["dialects"]] == ["keras_tf1", "keras", "tensorflow", "theano", "mxnet"]
+    assert table["dialects"] == {name: dialect.framework for name, dialect in DIALECTS.items()}
+    heading = re.search(r"^\| call \|.*$", (DOCS / "pages" / "index.md").read_text(), re.MULTILINE)[0]
+    assert dict(re.findall(r"`(\w+)`: ([^|]+?) \|", heading)) == table["dialects"]  # and so says the home page
 
 
 # What is unknown cannot be lost.
