@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from jbdot.core.colours import part
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import array_text
-from jbdot.core.text import number_text, table
+from jbdot.core.text import number_text, paragraph, table
 from jbdot.many_devices.sharding_plan import ShardingPlan
 from jbdot.one_device.call_plan import CallPlan, Operand
 from jbdot.one_device.choice import Choice
@@ -168,17 +168,20 @@ class Meaning:
         arrays = [array_text(x.name, x.shape, x.dtype, x.sparse) for x in (self.lhs, self.rhs)]
         return f"{self.function}({', '.join(arrays + [f'{name}={value!r}' for name, value in self.arguments.items()])})"
 
-    def __str__(self) -> str:
+    def parts(self) -> list[str]:
+        """What is printed: the call, the formula, a table of the labels, one of facts, the plan, other answers."""
         answers = self.answers()
-        parts = (
-            self.call(),
-            f"  {self.formula}",
+        return [
+            paragraph(self.call()),
+            paragraph(self.formula, 2),
             table([self.head, *self.rows()]),
             table(self.facts()),
             *([] if self.over_mesh is None else [f"over the mesh: {self.over_mesh}"]),
             *(["  the same call elsewhere\n" + table(answers)] if answers else []),
-        )
-        return "\n\n".join(parts)
+        ]
+
+    def __str__(self) -> str:
+        return "\n\n".join(self.parts())
 
     def __repr__(self) -> str:
         return str(self)

@@ -11,7 +11,7 @@ from jbdot.calls import front_door
 from jbdot.calls.contract import contract
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadType, BadValue, Refusal
-from jbdot.core.text import table
+from jbdot.core.text import paragraph, table
 from jbdot.one_device import tuning_cache
 from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
@@ -44,7 +44,7 @@ class Tuned:
         rows = [("lowering", "us a call (10 % to 90 %)", "times faster", "compile, ms")]
         rows += [(t.lowering, str(t.us), str(t.gain), f"{t.compile_ms:.0f}") for t in self.timings]
         kept = f"kept: {self.winner}" + ("" if self.winner == self.before else f" (the rules said {self.before})")
-        return f"{self.dot_spec} on {self.device}\n\n{table(rows)}\n\n  {kept}"
+        return f"{paragraph(f'{self.dot_spec} on {self.device}')}\n\n{table(rows)}\n\n{paragraph(kept, 2)}"
 
     __repr__ = __str__
 

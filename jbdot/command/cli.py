@@ -6,7 +6,7 @@ import inspect
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,7 +14,6 @@ try:
     import rich.console
     import rich.markup
     import rich.progress
-    import rich.table
     import rich.text
     import typer
 except ImportError as missing:  # the library works without its command
@@ -37,10 +36,10 @@ from jbdot.calls.front_door import DIALECTS, PLANNERS, extra_defaults, operand_n
 from jbdot.command import doctor as examination
 from jbdot.command import files, mesh_text
 from jbdot.core.colours import COLOURS
-from jbdot.core.text import bytes_text
-from jbdot.core.text import table as text_table
-from jbdot.many_devices import partition_spec, plan_report
+from jbdot.core.text import bytes_text, paragraph, table
+from jbdot.many_devices import partition_spec
 
+_CALL: Final = "The call"  # the part of a help text that is the same for all verbs
 COMPILED: Final = 4  # programs that `plan --topology` compiles
 
 app = typer.Typer(
@@ -48,6 +47,7 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="Example: jbdot explain batch_dot 10x12x4x5 10x12x5x8",
 )
 console = rich.console.Console()
 errors = rich.console.Console(stderr=True)
@@ -61,17 +61,36 @@ Function = Annotated[
 ]
 Dialect = Annotated[
     str | None,
-    typer.Option(help=f"{', '.join(DIALECTS)}; by default jbdot's own, or the only one that has it."),
+    typer.Option(
+        rich_help_panel=_CALL, help=f"{', '.join(DIALECTS)}; by default jbdot's own, or the only one that has it."
+    ),
 ]
 Lhs = Annotated[str, typer.Argument(help="The first operand's shape: 10x12x4x5, '(10, 12, 4, 5)' or scalar.")]
 Rhs = Annotated[str, typer.Argument(help="The second operand's shape.")]
-AxesText = Annotated[str | None, typer.Option("--axes", help="As in Python: 1, or 3,2, or [1,2],[0,1].")]
-DtypeName = Annotated[str, typer.Option(help="Both operands' dtype.")]
-Equation = Annotated[str | None, typer.Option(help="Of einsum and contract: bmk,bkn->bmn or 'b m k, b k n -> b m n'.")]
-TransposeA = Annotated[bool, typer.Option("--transpose-a", help="Of matmul and mxnet: transpose the first operand.")]
-TransposeB = Annotated[bool, typer.Option("--transpose-b", help="Of matmul and mxnet: transpose the second operand.")]
-AdjointA = Annotated[bool, typer.Option("--adjoint-a", help="Of matmul: transpose and conjugate the first operand.")]
-AdjointB = Annotated[bool, typer.Option("--adjoint-b", help="Of matmul: transpose and conjugate the second operand.")]
+AxesText = Annotated[
+    str | None, typer.Option("--axes", rich_help_panel=_CALL, help="As in Python: 1, or 3,2, or [1,2],[0,1].")
+]
+DtypeName = Annotated[str, typer.Option(rich_help_panel=_CALL, help="Both operands' dtype.")]
+Equation = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_CALL, help="Of einsum and contract: bmk,bkn->bmn or 'b m k, b k n -> b m n'."),
+]
+TransposeA = Annotated[
+    bool,
+    typer.Option("--transpose-a", rich_help_panel=_CALL, help="Of matmul and mxnet: transpose the first operand."),
+]
+TransposeB = Annotated[
+    bool,
+    typer.Option("--transpose-b", rich_help_panel=_CALL, help="Of matmul and mxnet: transpose the second operand."),
+]
+AdjointA = Annotated[
+    bool,
+    typer.Option("--adjoint-a", rich_help_panel=_CALL, help="Of matmul: transpose and conjugate the first operand."),
+]
+AdjointB = Annotated[
+    bool,
+    typer.Option("--adjoint-b", rich_help_panel=_CALL, help="Of matmul: transpose and conjugate the second operand."),
+]
 Plot = Annotated[Path | None, typer.Option(help="Save the picture here; its ending is the format, such as .png.")]
 
 
@@ -129,7 +148,12 @@ def explain(
     if latex:
         print(explanation.latex)
         return
-    show(explanation)
+    first, formula, labels, *others = explanation.parts()
+    roles = {row[0]: COLOURS[explanation.colour(row[0])] for row in explanation.rows()}
+    show(f"{first}\n", {"(?s).*": "bold"})
+    show(f"{formula}\n")
+    show(f"{labels}\n", {rf"(?m)^  {re.escape(label)}(?=  )": f"bold {colour}" for label, colour in roles.items()})
+    show("\n\n".join(others), {"  refuses: .*": "dim"})
 
 
 @app.command(epilog="Example: jbdot bench batch_dot 64x128x128 64x128x128 --axes 1,1 --dtype float32")
@@ -159,20 +183,9 @@ def bench(
     if explanation.dot_spec is None:
         raise ValueError("a sparse operand has one lowering only: there is nothing to compare.")
     with rich.progress.Progress(console=errors, transient=True) as bar:
-        found = benchmark.bench(explanation.dot_spec, seconds, functools.partial(bar.track, description="timing"))
-    table = rich.table.Table(*found.head, box=None, header_style="bold")
-    for row in found.rows():
-        table.add_row(*row, style="bold" if "(auto)" in row[0] else "")
-    console.print(
-        f"{explanation.call()}\n{found.dot_spec}\non {found.device}, jax {jax.__version__}\n",
-        highlight=False,
-        markup=False,
-    )
-    console.print(
-        table,
-        f"\nauto: what jbdot takes; {found.note()}",
-        highlight=False,
-    )
+        timed = benchmark.bench(explanation.dot_spec, seconds, functools.partial(bar.track, description="timing"))
+    show(paragraph(explanation.call()), {"(?s).*": "bold"})
+    show(f"\n{timed}", {r"(?m)^.*\(auto\).*": "bold"})
 
 
 @app.command(epilog="Example: jbdot plan matmul 64x1024x1024 64x1024x1024 --mesh x=4,y=4 --lhs ,,xy --rhs ,xy,")
@@ -188,7 +201,9 @@ def plan(
     topology: Annotated[str | None, typer.Option(help="Ask the compiler for it too, such as v5e:4x4.")] = None,
     reduce: Annotated[str | None, typer.Option(help="all_reduce, reduce_scatter or forbid.")] = None,
     sum_dtype: Annotated[str | None, typer.Option(help="What partial sums are sent in.")] = None,
-    redundant_compute: Annotated[bool, typer.Option(help="Whether devices may do the same work.")] = True,
+    no_redundant_compute: Annotated[
+        bool, typer.Option("--no-redundant-compute", help="Refuse ways in which devices do the same work.")
+    ] = False,
     axes: AxesText = None,
     dialect: Dialect = None,
     dtype: DtypeName = "float32",
@@ -211,15 +226,20 @@ def plan(
     explanation = jbdot.explain(door, *call(door, left, right, given))
     left, right = placed(left, "lhs", lhs_spec, on), placed(right, "rhs", rhs_spec, on)
     over = jbdot.sharded(
-        door, end, reduce=reduce, sum_dtype=sum_dtype, hardware=figures, redundant_compute=redundant_compute
+        door,
+        end,
+        reduce=reduce,
+        sum_dtype=sum_dtype,
+        hardware=figures,
+        redundant_compute=not no_redundant_compute,
     )
     planned = over.plan(*call(door, left, right, given))
     if plot is not None:
         picture(plot, planned)
-    console.print(explanation.call(), "", highlight=False, markup=False, sep="\n")
-    show_plan(planned)
+    show(paragraph(explanation.call()), {"(?s).*": "bold"})
+    show(f"\n{planned}", {r"(?m)^  Taken: [^,.]*": "bold"})
     if topology is not None:
-        console.print("", witnessed(planned, topology), highlight=False)
+        show(f"\n{witnessed(planned, topology)}")
 
 
 @app.command(epilog="Example: jbdot run batch_dot a.npy b.npy --out c.npy --axes 2,2")
@@ -283,18 +303,13 @@ def optimize(
         raise typer.Exit(1) from None
 
 
-@app.command()
+@app.command(epilog="Example: jbdot doctor")
 def doctor() -> None:
     """Show versions, devices, and which extras are installed or missing."""
-    table = rich.table.Table("what", "found", box=None, header_style="bold")
-    for what, found in examination.found():
-        text = rich.text.Text(found)
-        text.highlight_regex(r"missing.*|each is fresh memory.*?\.", "yellow")
-        table.add_row(what, text)
-    console.print(table, highlight=False)
+    show(table(examination.found()), {"missing.*|each is fresh memory.*": "yellow"})
 
 
-@app.command()
+@app.command(epilog="Example: jbdot demo --epochs 10 --out pictures")
 def demo(
     out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("jbdot-demo"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
@@ -420,54 +435,24 @@ def picture(plot: Path, of: Explanation | jbdot.ShardingPlan) -> None:
     errors.print(f"picture: {plot}", highlight=False)
 
 
-def witnessed(planned: jbdot.ShardingPlan, topology: str) -> rich.table.Table:
-    """What the compiler for a topology makes of plain jit and of the best ways, each with the result's sharding."""
+def witnessed(planned: jbdot.ShardingPlan, topology: str) -> str:
+    """Tells what the compiler for a topology makes of plain jit and of the best ways, each with its own result."""
     from jbdot.compilers.compiled import Compiler
 
     compiler = Compiler(topology)
-    head = ("way", "sent", "temporary", "compute, us", "collectives")
-    table = rich.table.Table(*head, box=None, title=f"compiled for {topology}", title_justify="left")
+    rows = [("way", "sent", "temporary", "compute, us", "collectives")]
     programs = [("plain jit", planned.by_compiler), *((way.name, planned.by_way(way)) for way in planned.same_result)]
     for name, program in rich.progress.track(programs[:COMPILED], "compiling", console=errors, transient=True):
         made = compiler.compile(program, planned.lhs, planned.rhs, out=planned.spec)
         us = "-" if made.estimated_us is None else f"{made.estimated_us:,.0f}, estimated"
         kinds = ", ".join(dict.fromkeys(one.kind for one in made.collectives))
-        table.add_row(name, bytes_text(made.bytes_sent), bytes_text(made.temp_bytes), us, kinds or "-")
-    return table
+        rows.append((name, bytes_text(made.bytes_sent), bytes_text(made.temp_bytes), us, kinds or "-"))
+    return f"compiled for {topology}\n{table(rows)}"
 
 
-def show_plan(planned: jbdot.ShardingPlan) -> None:
-    """Prints a plan; where its table of ways is too wide, what each way moves comes before what that costs."""
-    for part in plan_report.parts(planned):
-        if isinstance(part, str):
-            console.print(part, "", sep="\n", highlight=False, markup=False)
-            continue
-        is_wide = max(map(len, text_table(part).splitlines())) > console.width
-        first = part[0].index("sent") if is_wide else len(part[0])
-        costs = [(row[0], *row[first:]) for row in part]
-        for rows in [[row[:first] for row in part], *([costs] if is_wide else [])]:
-            table = rich.table.Table(*rows[0], box=None, header_style="bold")
-            for row in rows[1:]:
-                table.add_row(*map(rich.text.Text, row))
-            console.print(table, "", highlight=False)
-
-
-def show(explanation: Explanation) -> None:
-    """Prints an explanation with its roles in colour."""
-    console.print(
-        f"[bold]{rich.markup.escape(explanation.call())}[/]\n\n  {rich.markup.escape(explanation.formula)}\n",
-        highlight=False,
-        soft_wrap=True,
-    )
-    names = "label", "role", f"axis of {explanation.lhs.name}", f"axis of {explanation.rhs.name}", "axis of out", "size"
-    roles = rich.table.Table(*names, box=None, header_style="dim")
-    for label, *rest in explanation.rows():
-        roles.add_row(f"[bold {COLOURS[explanation.colour(label)]}]{label}[/]", *rest)
-    console.print(roles, "", highlight=False)
-    answers = explanation.answers()
-    for pairs in (explanation.facts(), [("[bold]the same call elsewhere[/]", ""), *answers] if answers else []):
-        table = rich.table.Table(box=None, show_header=False)
-        for name, text in pairs:
-            style = "dim" if text.startswith("refuses: ") else ""
-            table.add_row(name, rich.text.Text(text, style=style))
-        console.print(table, "", highlight=False)
+def show(text: str, styles: Mapping[str, str] | None = None) -> None:
+    """Prints text as it is, what matches a pattern in its style."""
+    shown = rich.text.Text(text)
+    for pattern, style in (styles or {}).items():
+        shown.highlight_regex(pattern, style)
+    console.print(shown, soft_wrap=True)

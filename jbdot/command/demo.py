@@ -19,6 +19,7 @@ from jbdot import keras, keras_tf1
 from jbdot.command import capsules as net
 from jbdot.command import files
 from jbdot.command.capsules import BATCH, CLASSES, PRIMARY, PRIMARY_SIZE, SIDE, BatchDot, Digits, Epoch, Params, need
+from jbdot.core.text import paragraph, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,8 @@ EXAMPLES: Final = (
     ("batch_dot matmul", (9, 8, 7, 4, 2), (9, 8, 7, 2, 5)),
     ("dot", (3, 4, 5, 2), (2, 5, 3, 7)),
 )
+
+_LONG: Final = 50  # characters of a message, which stands below its row
 
 
 def examples(devices: Sequence[Any], seed: int = 0) -> list[tuple[str, str, float | None]]:
@@ -152,13 +155,20 @@ def run(
     except OSError as error:
         raise ValueError(f"{directory} cannot be made: {error.strerror}. Name another folder.") from None
     screen, start, devices = console or consoles.Console(), time.perf_counter(), jax.local_devices()
+
+    def show(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+        short = [tuple("an error:" if len(cell) > _LONG else cell for cell in row) for row in rows]
+        below = ["", *("\n".join(cell for cell in row if len(cell) > _LONG) for row in rows)]
+        lines = f"{paragraph(title)}\n\n{table([columns, *short], below)}\n"
+        screen.print(lines, soft_wrap=True, highlight=False, markup=False)
+
     on = f"{len(devices)} x {devices[0].device_kind} ({os.cpu_count()} CPU cores), jax {jax.__version__}"
     answers = examples(devices, seed)
     rows = [(call, answer, "" if off is None else f"{off:.0e}") for call, answer, off in answers]
-    screen.print(_table(f"Examples on {on}", ("call", "gives", "off NumPy by"), rows))
+    show(f"Examples on {on}", ("call", "gives", "off NumPy by"), rows)
     inputs = jax.ShapeDtypeStruct((BATCH, PRIMARY, PRIMARY_SIZE), jnp.float32)
     calls = capsule_calls(inputs, jax.eval_shape(net.init, seed)["capsules"])
-    screen.print(_table("The capsule layer's calls", ("call", "jbdot.keras_tf1", "jbdot.keras"), calls))
+    show("The capsule layer's calls", ("call", "jbdot.keras_tf1", "jbdot.keras"), calls)
 
     digits, held_out = net.load_digits()
     with progresses.Progress(console=screen) as progress:
@@ -174,7 +184,7 @@ def run(
         for number, loss, training, unseen, seconds in history
         if number % max(1, epochs // 10) == 0 or number == epochs
     ]
-    screen.print(_table("Training", ("epoch", "loss", "training", "held out", "seconds"), rows))
+    show("Training", ("epoch", "loss", "training", "held out", "seconds"), rows)
 
     picture, figure = directory / "capsules.png", draw(params, history, held_out)
     files.save(picture, lambda path: figure.savefig(path, format="png", dpi=120), overwrite=True)
@@ -196,11 +206,3 @@ def _said(function: Callable[..., Any], door: BatchDot, operands: tuple[Any, ...
         return str(jax.eval_shape(lambda *operands: function(door, *operands), *operands).shape)
     except ValueError as error:
         return str(error)
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Any:
-    tables, texts = need("rich.table", "rich.text")
-    table = tables.Table(*columns, title=title, title_justify="left", show_lines=max(map(len, sum(rows, ()))) > 60)
-    for row in rows:
-        table.add_row(*(texts.Text(cell) for cell in row))
-    return table

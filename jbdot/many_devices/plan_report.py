@@ -6,7 +6,7 @@ from typing import Final
 from jax import numpy as jnp
 
 from jbdot.core.errors import array_text
-from jbdot.core.text import bytes_text, table
+from jbdot.core.text import bytes_text, paragraph, table, unbroken
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.collectives import AllReduce, ReduceScatter
 from jbdot.many_devices.cost import Estimate
@@ -15,32 +15,28 @@ from jbdot.many_devices.shard import itemsize
 from jbdot.many_devices.strategies import Candidate
 
 SHOWN: Final = 8  # candidates in a printed plan
-Rows = list[tuple[str, ...]]
 
 
 def text(plan: Decision) -> str:
-    """All of it, as plain text."""
-    return "\n\n".join(part if isinstance(part, str) else table(part) for part in parts(plan))
-
-
-def parts(plan: Decision) -> list[str | Rows]:
-    """Its paragraphs and tables: operands, result, candidates, what is taken and why, its steps, the lower bound."""
+    """Writes all of it: operands, result, candidates, what is taken and why, its steps, the lower bound."""
     mesh = ", ".join(f"{name}={size}" for name, size in plan.mesh.shape.items())
     arrays = [
         f"{array_text(name, x.shape, x.dtype)} {partition_spec.code(x.sharding.spec)}"
         for name, x in (("lhs", plan.lhs), ("rhs", plan.rhs), ("out", plan.out))
     ]
+    arrays[-1] += " (chosen by the plan)" if plan.open else ""
     figures = plan.hardware.name
-    least = f"  No way that cuts the work into equal boxes sends less than {bytes_text(round(plan.bound))}."
-    return [
-        f"{plan.contraction} on {mesh} of {figures}",
-        "\n".join(f"  {array}" for array in arrays) + (" (chosen by the plan)" if plan.open else ""),
+    least = f"No way that cuts the work into equal boxes sends less than {bytes_text(round(plan.bound))}."
+    parts = [
+        paragraph(f"{plan.contraction} on {mesh} of {figures}"),
+        "\n".join(paragraph(array, 2) for array in arrays),
         candidates(plan),
-        "  " + why(plan),
+        paragraph(why(plan), 2),
         steps(plan),
-        *([least] if round(plan.bound) else []),
-        f"  Bytes are counted, for each device; times are estimates, from figures of {figures}.",
+        *([paragraph(least, 2)] if round(plan.bound) else []),
+        paragraph(f"Bytes are counted, for each device; times, in us, are estimates from figures of {figures}.", 2),
     ]
+    return "\n\n".join(parts)
 
 
 def why(plan: Decision) -> str:
@@ -115,41 +111,39 @@ def _bits(dtype: str) -> int:
     return jnp.finfo(dtype).nmant + 1
 
 
-def candidates(plan: Decision) -> Rows:
-    """The table of candidates, with its head."""
-    head = ("way", "lhs", "rhs", "out", "sent", "FLOPs", "temporary", "compute, us", "sent, us", "total, us")
-    plain = ("plain jit", *_row(*plan.plain)[1:])
-    found = [head, *(_row(way, estimate) for way, estimate in plan.candidates[:SHOWN]), plain]
-    if not plan.open:
-        return found
-    ends = [way.out.end.sharding for way, _ in (*plan.candidates[:SHOWN], plan.plain)]
-    column = ["result", *(partition_spec.code(partition_spec.written(end)) for end in ends)]
-    return [(row[0], end, *row[1:]) for row, end in zip(found, column, strict=True)]
+def candidates(plan: Decision) -> str:
+    """The table of candidates: what each sends and takes, and under it how its arrays move."""
+    rows = [("way", "sent", "FLOPs", "temporary", "compute", "sending", "total")]
+    rows += [_row(way.name, way, estimate) for way, estimate in plan.candidates[:SHOWN]]
+    rows.append(_row("plain jit", *plan.plain))
+    return table(rows, ["", *(_moves(way, plan.open) for way, _ in (*plan.candidates[:SHOWN], plan.plain))])
 
 
-def steps(plan: Decision) -> Rows:
-    """The steps of the way that is taken, with their head."""
-    found: Rows = [("step", "of", "along", "sent", "each device then has")]
+def steps(plan: Decision) -> str:
+    """The table of the steps of the way that is taken."""
+    rows = [("step", "of", "along", "sent", "each device then has")]
     for name, way in plan.winner.ways:
         for step, before, after in zip(way.steps, way.blocks, way.blocks[1:], strict=False):
             sent, local = bytes_text(step.sent(before)), array_text("", after.local, after.dtype)
-            found.append((step.kind, name, " ".join(step.axes), sent, local))
+            rows.append((step.kind, name, " ".join(step.axes), sent, local))
         if name == "rhs":
-            made = plan.winner.out.start
-            found.append(("contraction", "lhs, rhs", "", bytes_text(0), array_text("", made.local, made.dtype)))
-    return found
+            product = plan.winner.out.start
+            local = array_text("", product.local, product.dtype)
+            rows.append(("contraction", "lhs, rhs", "", bytes_text(0), local))
+    return table(rows)
 
 
-def _row(way: Candidate, estimate: Estimate) -> tuple[str, ...]:
-    routes = (
-        ", ".join(f"{step.kind} {' '.join(step.axes)}".strip() for step in side.steps) or "-" for _, side in way.ways
-    )
+def _row(name: str, way: Candidate, estimate: Estimate) -> tuple[str, ...]:
     times = (estimate.compute_us, estimate.communication_us, estimate.total_us)
-    return (
-        way.name,
-        *routes,
-        bytes_text(way.sent),
-        f"{way.flops:.3g}",
-        bytes_text(way.temporary),
-        *(f"{us:,.1f}" for us in times),
-    )
+    return name, bytes_text(way.sent), f"{way.flops:.3g}", bytes_text(way.temporary), *(f"{us:,.1f}" for us in times)
+
+
+def _moves(way: Candidate, is_open: bool) -> str:
+    """How a candidate moves each array, and the sharding of its result where the plan chooses that."""
+    moves = [
+        f"{name} {', '.join(' '.join((step.kind, *step.axes)) for step in side.steps)}"
+        for name, side in way.ways
+        if side.steps
+    ]
+    end = unbroken(f"result {partition_spec.code(partition_spec.written(way.out.end.sharding))}")
+    return "; ".join([*moves, *([end] if is_open else [])])

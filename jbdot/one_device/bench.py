@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jbdot.core.text import table
+from jbdot.core.text import paragraph, table
 from jbdot.one_device import roofline, tuning_cache
 from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
@@ -54,12 +54,14 @@ class Bench:
     head = "said as", "us a call (10 to 90 %)", "times direct", "GFLOP/s", "of limit"
 
     def __str__(self) -> str:
-        return f"{self.dot_spec} on {self.device}\n\n{table([self.head, *self.rows()])}\n\n  {self.note()}"
+        head = paragraph(f"{self.dot_spec} on {self.device}, jax {jax.__version__}")
+        return f"{head}\n\n{table([self.head, *self.rows()])}\n\n{paragraph(self.note(), 2)}"
 
     def note(self) -> str:
         """What the table's last columns are."""
         return (
-            "times direct: the median over rounds in which both ran, not the ratio of the two medians; "
+            "auto: what jbdot takes; times direct: the median over rounds in which both ran, not the ratio of the two "
+            "medians; "
             f"limit: {self.limit_us:,.4g} us, from the peak and the bandwidth measured here"
         )
 

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import array_text
-from jbdot.core.text import number_text, table
+from jbdot.core.text import number_text, paragraph, table
 from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import PLATFORMS, Choice, chosen
 from jbdot.one_device.dot_spec import DotSpec
@@ -199,8 +199,22 @@ class Report:
         return len(self.rows)
 
     def __str__(self) -> str:
-        text = f"{self.title}\n\n{table([self.head, *(row.cells() for row in self.rows)])}"
-        return "\n".join([text, *([""] if self.remarks else []), *self.remarks])
+        cells = [row.cells() for row in self.rows]
+        notes = list(dict.fromkeys(_note(why, gain) for *_, gain, why in cells))
+        rows = [("where", "times", "FLOPs", "lowering", "note")]
+        rows += [
+            (where, times, flops, lowering, str(1 + notes.index(_note(why, gain))))
+            for where, times, _, _, flops, lowering, gain, why in cells
+        ]
+        dots = [f"{contraction}\n{operands}" for _, _, contraction, operands, *_ in cells]
+        said = [paragraph(f"{number}: {note}", 2) for number, note in enumerate(notes, 1)]
+        parts = [
+            paragraph(self.title),
+            table(rows, ["", *dots]),
+            "\n".join(said),
+            "\n".join(map(paragraph, self.remarks)),
+        ]
+        return "\n\n".join(filter(None, parts))
 
     def __repr__(self) -> str:
         return str(self)
@@ -269,6 +283,11 @@ def _flops(equation: Any) -> int | None:
         case _:
             said = equation.params.get("cost_estimate")
             return getattr(said, "flops", None)
+
+
+def _note(why: str, gain: str) -> str:
+    """Why a lowering is taken, and what that gained where it was measured."""
+    return f"{why}; times faster: {gain}" if gain else why
 
 
 def _bytes(number: int) -> str:

@@ -130,11 +130,21 @@ def test_doctor(jbdot):
         assert fact in out
 
 
+VERBS = ("explain", "bench", "plan", "run", "optimize", "doctor", "demo")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example_and_fits_80_columns(verb):
+    shown = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
+    assert f"Example: jbdot {verb}" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown  # nothing is cut
+
+
 def test_usage_errors_and_help():
     runner = CliRunner()
     assert runner.invoke(cli.app, ["explain"]).exit_code == 2
     assert re.fullmatch(r"jbdot \d+\.\d+\.\d+\n", runner.invoke(cli.app, ["--version"]).output)
-    assert "Example: jbdot plan matmul" in runner.invoke(cli.app, ["plan", "--help"]).output
     shown = runner.invoke(cli.app, ["--help"])
     assert all(command in shown.output for command in ("explain", "run", "doctor", "demo"))
 
@@ -169,18 +179,6 @@ def test_plan(jbdot, tmp_path):
     assert out.startswith("keras.batch_dot(x bfloat16[64,1024,1024]")
     assert "bfloat16[64,1024,1024] P(('x', 'y')) (chosen by the plan)" in out
     assert "of TPU v5p" in out
-
-
-def test_a_plan_fits_the_terminal(jbdot, monkeypatch):
-    args = ("plan", "matmul", "64x1024x1024", "64x1024x1024", *PLAN[4:])
-    for width in (80, 240):
-        monkeypatch.setattr(cli, "console", cli.rich.console.Console(width=width))
-        code, out, _ = jbdot(*args)
-        assert code == 0
-        lines = out.splitlines()
-        assert max(map(len, lines)) <= width
-        (costs,) = (line for line in lines if re.match(r" *way .*total, us", " ".join(line.split())))
-        assert ("lhs" in costs) == (width == 240)
 
 
 def test_too_little_memory_is_one_line(jbdot, monkeypatch):

@@ -456,8 +456,13 @@ def test_report_names_every_line():
     assert report.platform == "gpu"
     text = str(report).splitlines()
     assert text[0].startswith("attend on gpu: 7 dots, 4,080 FLOPs")
-    assert text[2].split()[:3] == ["where", "times", "contraction"]
-    assert "float32[3,5,4] float32[3,5,4] -> float32[3,5,5]" in text[6]
+    assert text[2].split() == ["where", "times", "FLOPs", "lowering", "note"]
+    assert text[12].split()[:2] == [f"test_optimize.py:{want[3]}", "(attend)"]
+    assert text[13:15] == [
+        " " * 6 + "b m k, b n k -> b m n",
+        " " * 6 + "float32[3,5,4] float32[3,5,4] -> float32[3,5,5]",
+    ]
+    assert text[-1] == "  1: as it stands: no other way is known to be faster"
     assert "<td>480</td>" in report._repr_html_()
 
 
