@@ -11,9 +11,11 @@ from jax import numpy as jnp
 
 from jbdot.devices.links import Links
 from jbdot.many_devices.collectives import SCATTERED, AllGather, AllReduce, Cast, ReduceScatter, Slice, Step
+from jbdot.many_devices.drafts import Draft
 from jbdot.many_devices.reshard import Route, route
 from jbdot.many_devices.shard import Block
-from jbdot.many_devices.strategies import Candidate, Draft, Task, Ways
+from jbdot.many_devices.strategies import Candidate, Ways
+from jbdot.many_devices.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _simple(best: Candidate, ways: Ways) -> list[Candidate]:
     """The ways that gather operands and add sums whole, with the result as in the best way, that may move least."""
     found: list[Candidate] = []
     is_open, end = ways.task.out is None, best.out.end.sharding
-    drafts = [draft for draft in ways.drafts if ways.gathers(draft) and (not is_open or draft.flops == best.flops)]
+    drafts = [draft for draft in ways.drafts if draft.gathers and (not is_open or draft.flops == best.flops)]
     for draft in sorted(drafts, key=_least_moved):
         if found and _least_moved(draft) > min(map(_moved, found)):
             break

@@ -14,7 +14,8 @@ from jbdot.many_devices import partition_spec
 from jbdot.many_devices.cost import Estimate
 from jbdot.many_devices.lower_bound import least
 from jbdot.many_devices.shard import Sharding
-from jbdot.many_devices.strategies import Candidate, Task
+from jbdot.many_devices.strategies import Candidate
+from jbdot.many_devices.task import Task
 from jbdot.one_device.call_plan import CallPlan
 
 

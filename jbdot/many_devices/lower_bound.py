@@ -30,7 +30,7 @@ from jax import numpy as jnp
 
 from jbdot.core.labels import Labels
 from jbdot.many_devices.shard import Block, Sharding
-from jbdot.many_devices.strategies import Task
+from jbdot.many_devices.task import Task
 
 Spans = dict[str, tuple[Any, Any]]  # for each label, where each device's part starts and how long it is
 
@@ -41,7 +41,7 @@ def arriving(task: Task, end: Sharding) -> float:
     Example:
         >>> from jbdot.many_devices.shard import Block
         >>> from jbdot.many_devices.lower_bound import arriving
-        >>> from jbdot.many_devices.strategies import Task
+        >>> from jbdot.many_devices.task import Task
         >>> from jbdot.core.contraction import Contraction
         >>> mesh, c = {"x": 4}, Contraction.parse("m k, k n -> m n")
         >>> lhs, rhs = (Block.of((8, 8), "float32", sharding, mesh) for sharding in ((("x",), ()), (("x",), ())))
@@ -111,7 +111,7 @@ def working(task: Task, end: Sharding) -> float:
     Example:
         >>> from jbdot.many_devices.shard import Block
         >>> from jbdot.many_devices.lower_bound import working
-        >>> from jbdot.many_devices.strategies import Task
+        >>> from jbdot.many_devices.task import Task
         >>> from jbdot.core.contraction import Contraction
         >>> mesh, c = {"x": 4}, Contraction.parse("m k, k n -> m n")
         >>> lhs, rhs = (Block.of((8, 8), "float32", sharding, mesh) for sharding in ((("x",), ()), (("x",), ())))

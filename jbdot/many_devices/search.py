@@ -10,19 +10,21 @@ fastest.
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from jbdot.devices.links import Links
 from jbdot.many_devices import collective_matmul
 from jbdot.many_devices.cost import WORTH, Weighed, estimated, route_us
+from jbdot.many_devices.drafts import Array, Draft
 from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.strategies import Draft, Places, Ways
+from jbdot.many_devices.strategies import Places, Ways
 
 FEW: Final = 64  # drafts: as many, or fewer, are all weighed, as on one and two mesh axes
 SIDES: Final = ("lhs", "rhs")
-BYTES: Final = 0
-TIME: Final = 1
+CLOSE: Final = 1 - 1e-9  # sums of times differ by their order
 
 
 class Bound(NamedTuple):
@@ -30,24 +32,22 @@ class Bound(NamedTuple):
 
     Attributes:
         draft: What it is of.
+        sent: Bytes that each device sends at least.
+        total_us: What the whole way takes at least.
+        us: That of lhs, of rhs, of the result, and of the arithmetic.
         places: For each label its mesh axes in order; None where the order is open.
-        sent: Bytes that each device sends at least: of lhs, of rhs, and of the result.
-        us: What that takes at least, and what the arithmetic takes.
         exact: How many of the operands' routes have been found.
     """
 
     draft: Draft
-    places: Places | None
-    sent: tuple[float, ...]
-    us: tuple[float, ...]
+    sent: int
+    total_us: float
+    us: Array
+    places: Places | None = None
     exact: int = 0
 
-    @property
-    def least(self) -> tuple[float, float]:
-        """Bytes and time of the whole way; a ring may hide the one behind the other."""
-        *moving, compute = self.us
-        beside = self.draft.touched > 2 * collective_matmul.LEAST
-        return sum(self.sent), max(sum(moving), compute) if beside else sum(self.us)
+
+Order = Callable[[int, float, float], tuple[float, float]]  # of ways: by FLOPs of each device, bytes and time
 
 
 class Search:
@@ -65,69 +65,70 @@ class Search:
                 unless nothing else is left.
             silent: Whether those that send nothing are to be preferred, whatever they take.
         """
-        drafts = [draft for draft in self.ways.drafts if redundant or draft.flops == self.ways.share]
+        drafts, us = self.ways.drafts, self.ways.drafts.us(self.links)
+        rows = zip(drafts, drafts.sent.tolist(), _total_us(us, drafts.touched).tolist(), us, strict=True)
+        bounds = [Bound(*row) for row in rows if redundant or row[0].flops == self.ways.share]
         if silent:
             quiet: list[Weighed] = []
-            self._explored(self._bounds([draft for draft in drafts if not draft.sent]), quiet, BYTES, 0.0)
+            self._explored([bound for bound in bounds if not bound.sent], quiet, _bytes, (0, math.inf))
             if quiet := [pair for pair in quiet if not pair[0].sent]:
                 return quiet
-        thrifty: list[Weighed] = []
-        left: list[Bound] = []
-        some = FEW if len(drafts) <= FEW else 0
-        while drafts and not thrifty:
-            fewest = min(draft.flops for draft in drafts)
-            left = self._explored(self._bounds(drafts, fewest), thrifty, BYTES, some=some)
-            drafts = [draft for draft in drafts if draft.flops > fewest]
-        if not thrifty:
-            return thrifty
-        _, lean = min(thrifty, key=lambda pair: (pair[0].sent, pair[1].total_us))
-        left = self._explored(left, thrifty, TIME, WORTH * lean.total_us)
-        if self.ways.task.out is None:
-            return thrifty
-        repeating: list[Weighed] = []
-        limit = WORTH * _fastest(thrifty)
-        self._explored(self._bounds(drafts), repeating, TIME, limit, some)
-        if _fastest(repeating) <= limit:  # than every other way by a fifth, those too that have been left out so far
-            self._explored(left, thrifty, TIME, _fastest(repeating) / WORTH)
-        return thrifty + repeating
+        found: list[Weighed] = []
+        own: list[Bound] = []
+        some, fewest = FEW if len(bounds) <= FEW else 0, 0
+        while bounds and not found:
+            fewest = min(bound.draft.flops for bound in bounds)
+            own = self._explored([bound for bound in bounds if bound.draft.flops == fewest], found, _bytes, some=some)
+            bounds = [bound for bound in bounds if bound.draft.flops > fewest]
+        if not found:
+            return found
+
+        def time(flops: int, sent: float, us: float) -> tuple[float, float]:
+            return us / (1 if flops == fewest else WORTH), sent  # repeated work has to be faster by a fifth
+
+        _, lean = min(found, key=lambda pair: (pair[0].sent, pair[1].total_us))
+        repeating = [] if self.ways.task.out is None else bounds
+        left = self._explored([*own, *repeating], found, time, (WORTH * lean.total_us, math.inf))
+        own, repeating = ([b for b in left if (b.draft.flops == fewest) is alone] for alone in (True, False))
+        self._explored(repeating, found, time, some=some)
+        best, _ = min(found, key=lambda pair: time(pair[0].flops, pair[0].sent, pair[1].total_us))
+        if best.flops > fewest:  # than every other way by a fifth, those too that have been left out so far
+            self._explored(own, found, time)
+        return found
 
     def _explored(
-        self, left: list[Bound], found: list[Weighed], by: int, limit: float = math.inf, some: int = 0
+        self,
+        left: list[Bound],
+        found: list[Weighed],
+        order: Order,
+        limit: tuple[float, float] = (math.inf, math.inf),
+        some: int = 0,
     ) -> list[Bound]:
-        """Estimates the ways that may be best by bytes or by time, and within the limit; gives those that are left.
+        """Estimates the ways that may come first, and within the limit; gives those that are left.
 
         Args:
             left: The ways to look at.
             found: Where the estimated ones go.
-            by: `BYTES` or `TIME`.
-            limit: The most that a way may send, or take.
+            order: Of what a way sends and takes.
+            limit: Where a way must come before.
             some: How many to estimate in any case.
         """
-        count, best = itertools.count(), limit
-        if by == BYTES:
-            best = min([limit, *(way.sent for way, _ in found)])
-        heap: list[tuple[float, int, Bound]] = [(bound.least[by], next(count), bound) for bound in left]
+        best = min([limit, *(order(way.flops, way.sent, estimate.total_us) for way, estimate in found)])
+        count = itertools.count()
+        heap = [(order(bound.draft.flops, bound.sent, bound.total_us), next(count), bound) for bound in left]
         heapq.heapify(heap)
         while heap and (some > 0 or heap[0][0] <= best):
             *_, bound = heapq.heappop(heap)
             if bound.exact < len(SIDES):
                 for closer in self._closer(bound):
-                    heapq.heappush(heap, (closer.least[by], next(count), closer))
+                    heapq.heappush(heap, (order(closer.draft.flops, closer.sent, closer.total_us), next(count), closer))
                 continue
             some -= 1
             for way in self.ways.at(bound.places or {}, bound.draft):
                 estimate = estimated(way, self.ways.task, self.links)
                 found.append((way, estimate))
-                best = min(best, (way.sent, estimate.total_us)[by])
+                best = min(best, order(way.flops, way.sent, estimate.total_us))
         return [bound for *_, bound in heap]
-
-    def _bounds(self, drafts: list[Draft], flops: int | None = None) -> list[Bound]:
-        return [self._bound(draft) for draft in drafts if flops in (None, draft.flops)]
-
-    def _bound(self, draft: Draft) -> Bound:
-        compute = self.links.hardware.compute_us(draft.flops, self.ways.task.lhs.dtype, draft.touched)
-        moving = (self.links.least_us(leg.sent, leg.steps, leg.along) for leg in draft.legs)
-        return Bound(draft, None, tuple(leg.sent for leg in draft.legs), (*moving, compute))
 
     def _closer(self, bound: Bound) -> Iterator[Bound]:
         """The same with the route of one more operand, in each order that is open."""
@@ -135,9 +136,10 @@ class Search:
         for places in self.ways.ordered(bound.draft) if bound.places is None else [bound.places]:
             way = self.ways.operand(SIDES[at], places)
             if way is not None:
-                sent, us = list(bound.sent), list(bound.us)
-                sent[at], us[at] = way.sent, self._us(way)
-                yield Bound(bound.draft, places, tuple(sent), tuple(us), at + 1)
+                us = bound.us.copy()
+                us[at] = self._us(way)
+                sent, total = bound.sent + way.sent - bound.draft.legs[at].sent, _total_us(us, bound.draft.touched)
+                yield Bound(bound.draft, sent, float(total), us, places, at + 1)
 
     def _us(self, way: Route) -> float:
         if id(way) not in self._times:
@@ -145,5 +147,13 @@ class Search:
         return self._times[id(way)]
 
 
-def _fastest(found: list[Weighed]) -> float:
-    return min((estimate.total_us for _, estimate in found), default=math.inf)
+def _bytes(flops: int, sent: float, us: float) -> tuple[float, float]:
+    del flops
+    return sent, us
+
+
+def _total_us(us: Array, touched: Any) -> Array:
+    """What all legs and the arithmetic take together; a ring may hide the ones behind the other."""
+    moving, compute = us[..., :-1].sum(-1), us[..., -1]
+    beside = np.asarray(touched) > 2 * collective_matmul.LEAST
+    return CLOSE * np.where(beside, np.maximum(moving, compute), moving + compute)

@@ -57,7 +57,7 @@ class Block:
     def local(self) -> Shape:
         """The shape of what a device holds."""
         return tuple(
-            size // math.prod(self.mesh[axis] for axis, spread in factors if spread)
+            size // math.prod([self.mesh[axis] for axis, spread in factors if spread])
             for size, factors in zip(self.shape, self.factors, strict=True)
         )
 
@@ -123,18 +123,18 @@ class Block:
 
     def parts(self, dim: int) -> int:
         """Into how many an axis of the array is cut."""
-        return math.prod(self.mesh[axis] for axis, spread in self.factors[dim] if spread)
+        return math.prod([self.mesh[axis] for axis, spread in self.factors[dim] if spread])
 
     def divides(self, dim: int, axes: Sequence[str]) -> bool:
         """Whether an axis of the array can be cut by these mesh axes beside its own factors, in equal parts."""
         names = dict.fromkeys([*(name for name, _ in self.factors[dim]), *axes])
-        return self.shape[dim] % math.prod(self.mesh[axis] for axis in names) == 0
+        return self.shape[dim] % math.prod([self.mesh[axis] for axis in names]) == 0
 
     @property
     def is_even(self) -> bool:
         """Whether each axis of the array is a whole number of its factors, spread or held."""
         return all(
-            size % math.prod(self.mesh[axis] for axis, _ in factors) == 0
+            size % math.prod([self.mesh[axis] for axis, _ in factors]) == 0
             for size, factors in zip(self.shape, self.factors, strict=True)
         )
 

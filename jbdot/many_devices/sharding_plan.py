@@ -25,7 +25,8 @@ from jbdot.many_devices.decision import Decision, Settings
 from jbdot.many_devices.plan_primitive import PlanCall, carried_out
 from jbdot.many_devices.search import Search
 from jbdot.many_devices.shard import Block, MeshAxes, Sharding
-from jbdot.many_devices.strategies import Candidate, Task, Ways
+from jbdot.many_devices.strategies import Candidate, Ways
+from jbdot.many_devices.task import Task
 from jbdot.one_device import mark
 from jbdot.one_device.call_plan import CallPlan, canonical
 from jbdot.one_device.choice import check, misfit

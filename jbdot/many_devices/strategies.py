@@ -10,63 +10,19 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from jbdot.core.contraction import Contraction
 from jbdot.core.labels import Labels
 from jbdot.many_devices import collective_matmul
 from jbdot.many_devices.collectives import AllReduce
+from jbdot.many_devices.drafts import Draft, Drafts
 from jbdot.many_devices.reshard import Route, route
-from jbdot.many_devices.shard import Block, MeshAxes, Sharding, itemsize
+from jbdot.many_devices.shard import Block, MeshAxes, Sharding
+from jbdot.many_devices.task import Task
 
 Places = Mapping[str, MeshAxes]  # for each label the mesh axes that share it out, the slowest first
 MOST_ORDERS: Final = 3  # in which one label is cut by several mesh axes
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A contraction on a mesh, whose operands are somewhere and whose result may be wanted somewhere.
-
-    Attributes:
-        contraction: Its labels; none summed in one operand alone, none twice.
-        mesh: The length of each mesh axis.
-        lhs: What each device has of lhs.
-        rhs: What each device has of rhs.
-        out: The sharding that the result is to have; None where that is open.
-        shape: The result's.
-        dtype: The result's, by name.
-        sum_dtype: What partial sums are sent in, until they are complete.
-        slow: Mesh axes that leave a slice or node.
-        reduce: "all_reduce", "reduce_scatter" or "unreduced", where contracting labels are to stay where they are, and
-            how their sums are to be completed; else None.
-    """
-
-    contraction: Contraction
-    mesh: Mapping[str, int] = dataclasses.field(hash=False)
-    lhs: Block
-    rhs: Block
-    out: Sharding | None
-    shape: tuple[int, ...]
-    dtype: str
-    sum_dtype: str
-    reduce: str | None = None
-    slow: MeshAxes = ()
-
-    @functools.cached_property
-    def sizes(self) -> dict[str, int]:
-        """The length of each label."""
-        return self.contraction.sizes(self.lhs.shape, self.rhs.shape)
-
-    @functools.cached_property
-    def axes(self) -> MeshAxes:
-        """The mesh axes that there is a choice for: those of more than one device."""
-        return tuple(axis for axis, size in self.mesh.items() if size > 1)
-
-    @functools.cached_property
-    def flops(self) -> int:
-        """Of the whole contraction."""
-        return self.contraction.flops(self.lhs.shape, self.rhs.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,51 +78,6 @@ class Candidate:
         return ("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out)
 
 
-Held = list[tuple[int, int, MeshAxes]]  # an array's labels: number, indices that a device has, mesh axes that cut it
-
-
-class Leg(NamedTuple):
-    """What one array has to go through, by bounds.
-
-    Attributes:
-        bytes: That a device has of it while it multiplies.
-        sent: By each device at least.
-        steps: Collectives that it needs at least.
-        along: The mesh axes that these run along.
-    """
-
-    bytes: int
-    sent: int
-    steps: int
-    along: frozenset[str]
-
-
-class Draft(NamedTuple):
-    """A way before its routes are found: which mesh axes share out which label, and the least that it costs.
-
-    Attributes:
-        axes: For each label of `Ways.labels` its mesh axes, in the mesh's order.
-        partial: The mesh axes along which devices have partial sums.
-        flops: Of each device.
-        legs: Of lhs, of rhs, and of the result.
-    """
-
-    axes: tuple[MeshAxes, ...]
-    partial: MeshAxes
-    flops: int
-    legs: tuple[Leg, Leg, Leg]
-
-    @property
-    def sent(self) -> int:
-        """Bytes that each device sends at least."""
-        return sum([leg.sent for leg in self.legs])
-
-    @property
-    def touched(self) -> int:
-        """Bytes that each device reads and writes while it multiplies."""
-        return sum([leg.bytes for leg in self.legs])
-
-
 class Ways:
     """The ways of one task. Routes that several of them share are found once."""
 
@@ -174,157 +85,16 @@ class Ways:
         c = task.contraction
         self.task, self.labels = task, c.dot_out + c.contracting
         self._routes: dict[Any, Route | None] = {}
-        self._legs: dict[Any, Leg] = {}
-        self._devices = math.prod(task.mesh.values())
-        out = Block.of(task.shape, task.dtype, task.out or ((),) * len(task.shape), task.mesh)
-        self._held = [  # of each array: its labels' numbers, how many indices of each a device has, and by which axes
-            [
-                (self.labels.index(label), size, axes)
-                for label, size, axes in zip(labels, block.local, block.sharding, strict=True)
-                if label is not None
-            ]
-            for labels, block in ((c.lhs, task.lhs), (c.rhs, task.rhs), (c.out, out))
-        ]
 
     @functools.cached_property
-    def drafts(self) -> list[Draft]:
-        """Every way, without those for which a size does not divide."""
-        sizes = [self.task.sizes[label] for label in self.labels]
-        shared = self._shared(self.task.axes, ((),) * len(sizes), sizes)
-        return [self._draft(axes) for axes in shared if self._stays(axes)]
+    def drafts(self) -> Drafts:
+        """What each way costs at least."""
+        return Drafts(self.task)
 
     @property
     def share(self) -> int:
         """FLOPs of each device where none does another's work."""
-        return self.task.flops // self._devices
-
-    def gathers(self, draft: Draft) -> bool:
-        """Whether no mesh axis has to go from one label of an operand to another."""
-        return not any(
-            axis in draft.axes[other]
-            for held in self._held[:2]
-            for at, _, axes in held
-            for axis in axes
-            for other, *_ in held
-            if other != at
-        )
-
-    def _shared(self, left: MeshAxes, axes: tuple[MeshAxes, ...], sizes: list[int]) -> Iterator[tuple[MeshAxes, ...]]:
-        """Each of the mesh axes that are left shares out one label, of which a device has so much, or none."""
-        if not left:
-            yield axes
-            return
-        axis, rest = left[0], left[1:]
-        parts = self.task.mesh[axis]
-        for at, size in enumerate(sizes):
-            if size % parts == 0:
-                cut = (*axes[:at], (*axes[at], axis), *axes[at + 1 :])
-                yield from self._shared(rest, cut, [*sizes[:at], size // parts, *sizes[at + 1 :]])
-        yield from self._shared(rest, axes, sizes)
-
-    def _stays(self, axes: tuple[MeshAxes, ...]) -> bool:
-        """Whether mesh axes of contracting labels stay where they are, where sums are to be completed in one way."""
-        task, c = self.task, self.task.contraction
-        if task.reduce is None:
-            return True
-        stay = [
-            axis
-            for labels, block in ((c.lhs, task.lhs), (c.rhs, task.rhs))
-            for label, cut in zip(labels, block.sharding, strict=True)
-            for axis in cut
-            if label in c.contracting
-        ]
-        return set(stay) <= set(self._partial(axes))
-
-    def _partial(self, axes: tuple[MeshAxes, ...]) -> MeshAxes:
-        return tuple([axis for cut in axes[len(self.task.contraction.dot_out) :] for axis in cut])
-
-    def _draft(self, axes: tuple[MeshAxes, ...]) -> Draft:
-        partial, used = self._partial(axes), self._parts([axis for cut in axes for axis in cut])
-        legs = self._leg(0, axes), self._leg(1, axes), self._leg(2, axes, partial, used)
-        return Draft(axes, partial, self.task.flops // used, legs)
-
-    def _leg(self, number: int, axes: tuple[MeshAxes, ...], partial: MeshAxes = (), used: int = 0) -> Leg:
-        """What an operand, 0 or 1, or the result, 2, goes through; the same for all ways that cut its labels so."""
-        task, held = self.task, self._held[number]
-        key = number, tuple([axes[at] for at, *_ in held]), partial, used
-        if key not in self._legs:
-            dtypes = task.lhs.dtype, task.rhs.dtype, task.sum_dtype if partial else task.dtype
-            item = itemsize(dtypes[number])
-            size = math.prod([task.sizes[self.labels[at]] // self._parts(axes[at]) for at, *_ in held])
-            common = self._common(held, axes)
-            if number < 2:
-                sent = (size - common) * item
-            else:
-                sent = self._leaving(size, common, partial, used) * min(item, itemsize(task.dtype))
-            self._legs[key] = Leg(size * item, sent, *self._steps(held, axes, number < 2, partial))
-        return self._legs[key]
-
-    def _steps(
-        self, held: Held, axes: tuple[MeshAxes, ...], comes: bool, partial: MeshAxes
-    ) -> tuple[int, frozenset[str]]:
-        """How many collectives bring an operand to where it is multiplied, or the result from there, at least.
-
-        Sums come first, along one axis after another where they are scattered. Mesh axes that cut nothing in the end
-        are gathered, label by label. Those that go from one label to another, or end in another order, need an exchange
-        or a permutation, after which one gather may do.
-        """
-        task = self.task
-        if not comes and (task.out is None or task.reduce == "unreduced"):
-            return int(bool(partial) and task.reduce != "unreduced"), frozenset(partial)
-        ends = [(there, axes[at]) if comes else (axes[at], there) for at, _, there in held]
-        every = frozenset(axis for pair in ends for cut in pair for axis in cut)
-        if not all(self._divides(at, {*there, *axes[at]}) for at, _, there in held):  # gathered first, then sliced
-            return bool(partial) + any(first for first, _ in ends), every | {*partial}
-        where = {axis: number for number, (_, last) in enumerate(ends) for axis in last}
-        gone, gathers, moves, grown = set[str](), 0, False, 1.0
-        for number, (first, last) in enumerate(ends):
-            stay = {axis for axis in first if where.get(axis) == number}
-            left = {axis for axis in first if axis not in where}
-            known = first if comes else last  # the order of the other is open
-            moves |= len(stay) + len(left) < len(first) or {*known[: len(stay)]} != stay
-            moves |= bool(left) and len(last) > len(stay)
-            gone, gathers, grown = gone | left, gathers + bool(left), grown * self._parts(first) / self._parts(last)
-        scattered = [axis for axis in partial if axis in where] if task.reduce != "all_reduce" else []
-        sums = len(scattered) + (len(scattered) < len(partial))
-        if moves:
-            return sums + 1 + (gathers if partial else int(grown > 1)), every | {*partial}
-        return sums + gathers, frozenset((*gone, *partial))
-
-    def _parts(self, axes: Collection[str]) -> int:
-        return math.prod([self.task.mesh[axis] for axis in axes])
-
-    def _divides(self, label: int, axes: Collection[str]) -> bool:
-        return self.task.sizes[self.labels[label]] % self._parts(axes) == 0
-
-    def _common(self, held: Held, axes: tuple[MeshAxes, ...]) -> int:
-        """Elements that a device has of an array both where it multiplies and before, or after: at most, on average.
-
-        Where one label is cut by some mesh axes here and by others there, parts meet by chance, and labels that have
-        such axes of their own do so independently of one another.
-        """
-        common, chances, met = 1, 1, set[str]()
-        for at, size, there in held:
-            here = axes[at]
-            common *= min(self.task.sizes[self.labels[at]] // self._parts(here), size)
-            if here and there and met.isdisjoint((*here, *there)) and not any(axis in there for axis in here):
-                met.update((*here, *there))
-                chances *= min(self._parts(here), self._parts(there))
-        return -(-common // chances)
-
-    def _leaving(self, out: int, has: int, partial: MeshAxes, used: int) -> int:
-        """Elements of the result that a device sends at least, or gets, as many of which it ends up with.
-
-        Each partial sum is sent once at least, by one of the devices that have made it, unless it ends there; and of
-        each sum that a device ends with it gets a part.
-        """
-        task = self.task
-        if task.reduce == "unreduced" or (task.out is None and not partial):
-            return 0
-        if task.out is None:
-            return out - out // math.prod([task.mesh[axis] for axis in partial])
-        ends = math.prod([size for _, size, _ in self._held[2]])
-        return max(out * used // self._devices - has, ends) if partial else ends - has
+        return self.task.flops // math.prod(self.task.mesh.values())
 
     def of(self, draft: Draft) -> Iterator[Candidate]:
         """The candidates of one draft: in each order of the mesh axes, for each sharding that the result may have."""

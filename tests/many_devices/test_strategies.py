@@ -9,7 +9,8 @@ from meshes import shardings
 
 from jbdot.core.contraction import Contraction
 from jbdot.many_devices.shard import Block
-from jbdot.many_devices.strategies import Task, candidates, sharding_of
+from jbdot.many_devices.strategies import candidates, sharding_of
+from jbdot.many_devices.task import Task
 
 GEMM = Contraction.parse("m k, k n -> m n")
 SIZES = {"x": 2, "y": 4}
