@@ -1,5 +1,7 @@
 """jbdot: multiplies arrays along chosen axes, exactly as each framework meant it."""
 
+import contextlib
+
 from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
 from jbdot.calls.contract import contract, dot_general
 from jbdot.calls.explanation import Explanation, explain
@@ -14,9 +16,28 @@ from jbdot.one_device.mark import optimize_everything
 from jbdot.one_device.optimize import optimize
 from jbdot.tensorflow import matmul
 
+__version__: str  # read off the package's metadata where it is asked for
+
+
+def _attribute(name: str) -> str:
+    """Reads `__version__` off the package's metadata, which takes longer than all that an import does.
+
+    Raises:
+        AttributeError: There is no such name, or jbdot is imported from a folder that was not installed.
+    """
+    from importlib import metadata
+
+    if name == "__version__":
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version("jbdot")
+    raise AttributeError(f"module 'jbdot' has no attribute {name!r}", name=name)
+
+
 lowering_rule.install()
 transpose_rule.install()
 mark.read_variable()
+vars()["__getattr__"] = _attribute  # unseen by type checkers, which then help
+vars()["__dir__"] = lambda: [*__all__, "__version__"]
 
 __all__ = [
     "Contraction",

@@ -19,8 +19,11 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import LHS_FREE, RHS_FREE, names
 from jbdot.one_device.call_plan import CallPlan, Operand
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "every Keras since 2.2.5")
+__all__ = ["Dot", "batch_dot", "dot"]
 
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 
@@ -29,10 +32,10 @@ def dot(
     x: Any,
     y: Any,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of x and the last but one of y.
 
@@ -76,10 +79,10 @@ def batch_dot(
     y: Any,
     axes: Any = None,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies each sample of x with the same sample of y, along one axis of each.
 

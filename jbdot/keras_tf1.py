@@ -18,8 +18,11 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadKey, BadType, BadValue
 from jbdot.core.labels import BATCH, Labels, Shape, broadcast, names
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "Keras 2.1.6 to 2.2.4 on TensorFlow, tf.keras 1")
+__all__ = ["Dot", "batch_dot", "dot"]
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.
@@ -41,10 +44,10 @@ def dot(
     x: Any,
     y: Any,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of x and the last but one of y.
 
@@ -96,10 +99,10 @@ def batch_dot(
     y: Any,
     axes: Any = None,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands.
 

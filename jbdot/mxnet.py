@@ -13,8 +13,11 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadValue
 from jbdot.core.labels import BATCH, LHS_FREE, RHS_FREE, Shape, names
 from jbdot.one_device.call_plan import CallPlan, Operand
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "MXNet 1.9.1")
+__all__ = ["batch_dot", "dot"]
 
 
 def dot(
@@ -23,10 +26,10 @@ def dot(
     transpose_a: bool = False,
     transpose_b: bool = False,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of lhs and the first of rhs.
 
@@ -96,10 +99,10 @@ def batch_dot(
     transpose_a: bool = False,
     transpose_b: bool = False,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, equal in both operands.
 

@@ -20,8 +20,11 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import Axes, broadcast
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps, canonical
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "TensorFlow 2.21")
+__all__ = ["einsum", "matmul", "sparse_dense_matmul", "tensordot"]
 
 _EINSUM = Dtypes(NUMBERS, BadValue)
 _BYTES = {"int8", "uint8"}
@@ -38,10 +41,10 @@ def matmul(
     b_is_sparse: bool = False,
     output_type: Any = None,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies matrices in batches: all axes but the last two are batch axes, and broadcast.
 
@@ -164,10 +167,10 @@ def tensordot(
     b: Any,
     axes: Any,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies along several axes of each operand.
 
@@ -223,10 +226,10 @@ def einsum(
     x: Any,
     y: Any,
     *more: Any,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies two arrays as an einsum equation says.
 

@@ -16,18 +16,21 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "Theano 1.0.5")
+__all__ = ["batched_dot", "batched_tensordot", "dot", "tensordot"]
 
 
 def dot(
     a: Any,
     b: Any,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies along the last axis of a and the last but one of b, as `numpy.dot` does.
 
@@ -81,10 +84,10 @@ def tensordot(
     b: Any,
     axes: Any = 2,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies along several axes of each operand.
 
@@ -134,10 +137,10 @@ def batched_dot(
     a: Any,
     b: Any,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Takes `dot` of each sample: axis 0 is the batch of both.
 
@@ -194,10 +197,10 @@ def batched_tensordot(
     y: Any,
     axes: Any = 2,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Takes `tensordot` of each sample: axis 0 is the batch of both.
 

@@ -11,6 +11,8 @@ from jbdot.calls.front_door import is_array, perform, plans, too_many
 from jbdot.core.contraction import Contraction
 from jbdot.one_device import jax_internals
 from jbdot.one_device.call_plan import CallPlan, Operand
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 from jbdot.one_device.mark import called
 
 _LAX_RAISES: Final = (TypeError, ValueError, IndexError, NotImplementedError, jax_internals.sharding_error())
@@ -21,10 +23,10 @@ def contract(
     lhs: Any,
     rhs: Any,
     *more: Any,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies two arrays as a contraction says.
 
@@ -76,11 +78,11 @@ def dot_general(
     lhs: Any,
     rhs: Any,
     dimension_numbers: Any,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     *,
     out_sharding: Any = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
 ) -> jax.Array:
     """Multiplies two arrays as dimension numbers say: `lax.dot_general`, through a `Contraction`.
 

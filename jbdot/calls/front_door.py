@@ -82,6 +82,7 @@ def speaks(name: str, framework: str) -> None:
     module = sys.modules[name]
     DIALECTS[name.rpartition(".")[2]] = Dialect(module, framework)
     vars(module)["__getattr__"] = functools.partial(absent, module)  # unseen by type checkers, which then help
+    vars(module)["__dir__"] = lambda: [*vars(module)["__all__"]]  # what a prompt offers for `K.<TAB>`
 
 
 def plans(function: Callable[..., Any]) -> Callable[[Planner], Planner]:

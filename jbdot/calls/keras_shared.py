@@ -17,6 +17,8 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.core.labels import DOT_LHS, DOT_RHS, names
 from jbdot.one_device.call_plan import CallPlan, Operand
+from jbdot.one_device.dot_spec import PrecisionLike
+from jbdot.one_device.lowerings import LoweringName
 
 
 def dot(x: Operand, y: Operand, backend: TensorFlow) -> CallPlan:
@@ -78,10 +80,10 @@ class DotLayer:
         self,
         inputs: Sequence[Any],
         *,
-        precision: Any = None,
+        precision: PrecisionLike = None,
         preferred_element_type: Any = None,
         out_sharding: Any = None,
-        lowering: str | None = None,
+        lowering: LoweringName | None = None,
     ) -> jax.Array:
         """Answers for a list of two arrays."""
         x, y = self.operands(inputs)

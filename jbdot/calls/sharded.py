@@ -17,7 +17,7 @@ from jbdot.core.labels import Labels
 from jbdot.hardware import Hardware
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.shard import Sharding
-from jbdot.many_devices.sharding_plan import ShardingPlan, plan_sharding
+from jbdot.many_devices.sharding_plan import Reduce, ShardingPlan, plan_sharding
 from jbdot.one_device.call_plan import CallPlan, OperandSteps
 
 _KEPT = 1024  # plans, each with its compiled function
@@ -97,7 +97,7 @@ def sharded(
     function: Callable[..., Any] | Contraction | str,
     out: PartitionSpec | Mapping[str, Any] | None = None,
     *,
-    reduce: str | None = None,
+    reduce: Reduce | None = None,
     sum_dtype: Any = None,
     hardware: Hardware | str | None = None,
     mesh: Any = None,

@@ -8,7 +8,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 try:
     import rich.console
@@ -228,7 +228,7 @@ def plan(
     over = jbdot.sharded(
         door,
         end,
-        reduce=reduce,
+        reduce=cast(Any, reduce),
         sum_dtype=sum_dtype,
         hardware=figures,
         redundant_compute=not no_redundant_compute,
@@ -289,7 +289,7 @@ def optimize(
     """Run a script in this process with every dot of it lowered by jbdot, whichever library asks for it."""
     if not script.is_file():
         raise ValueError(f"there is no script {script}.")
-    jbdot.optimize_everything(lowering)
+    jbdot.optimize_everything(cast(Any, lowering))
     sys.argv = [str(script), *(args or [])]
     sys.path.insert(0, str(script.resolve().parent))  # where Python looks first for a script's own modules
     try:

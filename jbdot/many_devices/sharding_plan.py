@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
 from jax import numpy as jnp
@@ -30,12 +30,13 @@ from jbdot.many_devices.task import Task
 from jbdot.one_device import mark
 from jbdot.one_device.call_plan import CallPlan, canonical
 from jbdot.one_device.choice import check, misfit
-from jbdot.one_device.dot_spec import DotSpec, kind
+from jbdot.one_device.dot_spec import DotSpec, PrecisionLike, kind
+from jbdot.one_device.lowerings import LoweringName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REDUCE: Final = ("all_reduce", "reduce_scatter", "unreduced", "forbid")
+Reduce = Literal["all_reduce", "reduce_scatter", "unreduced", "forbid"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,12 +186,12 @@ def plan_sharding(
     rhs: Any,
     out: PartitionSpec | Mapping[str, Any] | None = None,
     *,
-    reduce: str | None = None,
-    precision: Any = None,
+    reduce: Reduce | None = None,
+    precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     sum_dtype: Any = None,
     hardware: Hardware | str | None = None,
-    lowering: str | None = None,
+    lowering: LoweringName | None = None,
     redundant_compute: bool = True,
 ) -> ShardingPlan:
     """Plans a contraction of sharded arrays: which mesh axis shares out which label, and the collectives that follow.
@@ -247,8 +248,8 @@ def plan_sharding(
                     "Of a shape: jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.NamedSharding(mesh, spec))",
                 )
         call = f"{array_text('lhs', lhs.shape, lhs.dtype)}, {array_text('rhs', rhs.shape, rhs.dtype)}, {contraction}"
-        if reduce is not None and reduce not in REDUCE:
-            raise BadValue("reduce must be one of " + ", ".join(map(repr, REDUCE)), f"got {reduce!r}")
+        if reduce is not None and reduce not in get_args(Reduce):
+            raise BadValue("reduce must be one of " + ", ".join(map(repr, get_args(Reduce))), f"got {reduce!r}")
         if not isinstance(contraction, Contraction):
             contraction = Contraction.parse(contraction, tuple(lhs.shape), tuple(rhs.shape))
         figures: Any = known(hardware) if isinstance(hardware, str) else hardware

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jax
 from jax import lax
@@ -194,6 +194,38 @@ class DotSpec:
     def precisions(self) -> tuple[Any, ...]:
         """Says what is asked of each operand."""
         return self.precision if type(self.precision) is tuple else (self.precision,)  # `lax.DotAlgorithm` is one too
+
+
+# What `precision=` takes: JAX's own words, for editors and type checkers; a test holds them to JAX.
+_Word = Literal["default", "high", "highest", "fastest", "bfloat16", "bfloat16_3x", "tensorfloat32", "float32"]
+_PresetWord = Literal[
+    "DEFAULT",
+    "ANY_F8_ANY_F8_F32",
+    "ANY_F8_ANY_F8_F32_FAST_ACCUM",
+    "ANY_F8_ANY_F8_ANY",
+    "ANY_F8_ANY_F8_ANY_FAST_ACCUM",
+    "F16_F16_F16",
+    "F16_F16_F32",
+    "BF16_BF16_BF16",
+    "BF16_BF16_F32",
+    "BF16_BF16_F32_X3",
+    "BF16_BF16_F32_X6",
+    "BF16_BF16_F32_X9",
+    "TF32_TF32_F32",
+    "TF32_TF32_F32_X3",
+    "F32_F32_F32",
+    "F64_F64_F64",
+]
+PrecisionLike = (
+    _Word
+    | _PresetWord
+    | lax.Precision
+    | lax.DotAlgorithm
+    | lax.DotAlgorithmPreset
+    | tuple[_Word, _Word]
+    | tuple[lax.Precision, lax.Precision]
+    | None
+)
 
 
 def swapped_precision(precision: Any) -> Any:

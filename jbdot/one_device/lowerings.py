@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jax
 import numpy as np
@@ -74,6 +74,20 @@ class Lowering:
 
 
 LOWERINGS: Final[dict[str, Lowering]] = {}
+LoweringName = Literal[
+    "auto",
+    "direct",
+    "pinned",
+    "padded",
+    "fused",
+    "looped",
+    "reduced",
+    "unrolled",
+    "split",
+    "widened",
+    "shifted",
+    "lanes",
+]  # what `lowering=` takes: a test holds it to `LOWERINGS`
 
 
 def _lowering(

@@ -7,7 +7,7 @@ tables of other libraries remain lax's; `lowering_rule` reads the mark where the
 
 import contextlib
 import os
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jax
 from jax import numpy as jnp
@@ -15,6 +15,7 @@ from jax import numpy as jnp
 from jbdot.core.errors import BadValue, Refusal
 from jbdot.one_device import jax_internals
 from jbdot.one_device.choice import known
+from jbdot.one_device.lowerings import LoweringName
 
 OPTIMIZED: Final = "jbdot"  # set by `optimize`, or by a call that names its lowering
 CALLED: Final = "jbdot_call"  # set by a jbdot call that names none: what stands around it goes before
@@ -77,7 +78,7 @@ def grad_dtype(own: Any, result: Any) -> Any:
     return own if jnp.finfo(own).bits > jnp.finfo(result).bits else result
 
 
-def optimize_everything(lowering: str | None = "auto") -> None:
+def optimize_everything(lowering: LoweringName | Literal["hash"] | None = "auto") -> None:
     """Lowers every dot of this process by jbdot, of whatever library, without a change to its code.
 
     A dot in an `optimize` context, and a call that names its lowering, keep theirs. Functions that were compiled

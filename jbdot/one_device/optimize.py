@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jbdot.core.errors import BadType, Refusal
 from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import known
+from jbdot.one_device.lowerings import LoweringName
 from jbdot.one_device.report import Report
 
 P = ParamSpec("P")
@@ -29,11 +30,15 @@ GradDtype = Literal["operand", "result"] | None
 
 
 @overload
-def optimize(f: Callable[P, R], *, lowering: str = "auto", grad_dtype: GradDtype = None) -> "Optimized[P, R]": ...
+def optimize(
+    f: Callable[P, R], *, lowering: LoweringName = "auto", grad_dtype: GradDtype = None
+) -> "Optimized[P, R]": ...
 
 
 @overload
-def optimize(f: str | None = None, *, lowering: str = "auto", grad_dtype: GradDtype = None) -> "Optimization": ...
+def optimize(
+    f: LoweringName | None = None, *, lowering: LoweringName = "auto", grad_dtype: GradDtype = None
+) -> "Optimization": ...
 
 
 def optimize(f: Callable[..., Any] | str | None = None, *, lowering: str = "auto", grad_dtype: GradDtype = None) -> Any:

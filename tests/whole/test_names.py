@@ -1,0 +1,39 @@
+"""What editors and type checkers are told of names and words is what there is."""
+
+from importlib.metadata import version
+from typing import Literal, get_args, get_origin
+
+import pytest
+from jax import lax
+
+import jbdot
+from jbdot.calls.front_door import DIALECTS, PLANNERS
+from jbdot.one_device.choice import NAMES
+from jbdot.one_device.dot_spec import PrecisionLike, known_precision
+from jbdot.one_device.lowerings import LoweringName
+
+
+def test_lowerings():
+    assert get_args(LoweringName) == NAMES
+
+
+def test_precisions():
+    words = [word for part in get_args(PrecisionLike) if get_origin(part) is Literal for word in get_args(part)]
+    assert {known_precision(word) for word in words} == {*lax.Precision, *lax.DotAlgorithmPreset}
+    assert {*lax.DotAlgorithmPreset.__members__} <= {*words}
+
+
+def test_a_prompt_offers_the_products_alone():
+    for name, dialect in DIALECTS.items():
+        module = getattr(jbdot, name)
+        products = sorted(door.__name__ for door in PLANNERS if door.__module__ == module.__name__)
+        assert dir(module) == sorted(module.__all__) == products
+        assert dialect.module is module
+    assert dir(jbdot) == sorted([*jbdot.__all__, "__version__"])
+
+
+def test_the_version():
+    assert jbdot.__version__ == version("jbdot")
+    assert "__version__" not in vars(jbdot)  # an import does not look it up
+    with pytest.raises(AttributeError, match="module 'jbdot' has no attribute 'batchdot'"):
+        _ = jbdot.batchdot
