@@ -18,7 +18,7 @@ from jbdot.calls.dialect_dtypes import NUMBERS, TENSORFLOW_2, Dtypes
 from jbdot.calls.front_door import perform, plans, speaks, too_many
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
-from jbdot.core.labels import Axes, broadcast
+from jbdot.core.labels import Axes, broadcast, read
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps, canonical
 from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
@@ -121,7 +121,7 @@ def _matmul(
             raise BadValue(f"the operands {needed}", f"{a.name} has rank {a.ndim}, {b.name} has rank {b.ndim}")
     turned_a, turned_b = bool(transpose_a or adjoint_a), bool(transpose_b or adjoint_b)
     check_pair(a, b, a.ndim - 1 - turned_a, b.ndim - 2 + turned_b)
-    lhs, rhs, batch = broadcast(a.shape[:-2], b.shape[:-2])
+    lhs, rhs, batch = broadcast(a.shape[:-2], b.shape[:-2], operands=(a.name, b.name))
     contraction = Contraction(
         (*lhs, "k", "m") if turned_a else (*lhs, "m", "k"),
         (*rhs, "n", "k") if turned_b else (*rhs, "k", "n"),
@@ -283,8 +283,9 @@ def _einsum(x: Operand, y: Operand, equation: Any) -> CallPlan:
     if not arrow:
         labels = re.findall(r"\.\.\.|[a-zA-Z]", inputs)
         result = "".join(sorted(label for label in set(labels) if labels.count(label) == 1))
-    contraction = Contraction.parse(f"{inputs}->{result}", x.shape, y.shape)
-    contraction.sizes(x.shape, y.shape, (x.name, y.name))
+    operands = (x.name, y.name)
+    contraction = Contraction(*read(f"{inputs}->{result}", x.shape, y.shape, operands))
+    contraction.sizes(x.shape, y.shape, operands)
     _EINSUM.check(x, y)
     return CallPlan(contraction)
 

@@ -184,7 +184,7 @@ def _batched_dot(a: Operand, b: Operand) -> CallPlan:
             )
     if a.ndim == 1 or b.ndim == 1:
         rank = max(a.ndim, b.ndim)
-        (first, second, out) = broadcast(a.shape[:1], b.shape[:1])
+        (first, second, out) = broadcast(a.shape[:1], b.shape[:1], operands=(a.name, b.name))
         kept = names(LHS_FREE if b.ndim == 1 else RHS_FREE, rank - 1)
         return _promoted(
             a, b, Contraction((*first, *kept[: a.ndim - 1]), (*second, *kept[: b.ndim - 1]), (*out, *kept))

@@ -230,7 +230,7 @@ class Contraction:
                 elif sizes.setdefault(label, size) != size:
                     role = "contracted" if self.role(label) == "contracting" else self.role(label)
                     raise BadValue(
-                        f"{role} axes must have equal sizes", f"{first[label]}, {here} ({label!r} in '{self}')"
+                        f"the {role} axes must have equal sizes", f"{first[label]}, {here} ({label!r} in '{self}')"
                     )
                 else:
                     first.setdefault(label, here)

@@ -36,9 +36,20 @@ def names(pool: str, count: int) -> tuple[str, ...]:
 
 
 def broadcast(
-    lhs_shape: Sequence[int], rhs_shape: Sequence[int], pool: str = BATCH
+    lhs_shape: Sequence[int],
+    rhs_shape: Sequence[int],
+    pool: str = BATCH,
+    operands: tuple[str, str] = ("lhs", "rhs"),
+    first: tuple[int, int] = (0, 0),
 ) -> tuple[Labels, Labels, tuple[str, ...]]:
     """Labels axes that broadcast as in NumPy: aligned at the right; a size 1 that stretches is a unit axis.
+
+    Args:
+        lhs_shape: Sizes of the axes of lhs that broadcast.
+        rhs_shape: Sizes of those of rhs.
+        pool: Letters to label them with.
+        operands: What a message calls the two.
+        first: The axis of each operand that the first size is of.
 
     Returns:
         Labels of lhs, of rhs and of the result.
@@ -60,8 +71,8 @@ def broadcast(
         if left != 1 and right != 1:
             raise BadValue(
                 "batch axes must have equal sizes, or one of the two must be 1",
-                f"axis {len(lhs) + axis} of the first operand has size {left}, "
-                f"axis {len(rhs) + axis} of the second has size {right}",
+                f"axis {first[0] + len(lhs) + axis} of {operands[0]} has size {left}, "
+                f"axis {first[1] + len(rhs) + axis} of {operands[1]} has size {right}",
             )
         (lhs if left == 1 else rhs)[axis] = None
     return tuple(lhs), tuple(rhs), out
@@ -86,8 +97,10 @@ def checked(name: str, labels: Any) -> Labels:
     return tuple(found)
 
 
-def read(text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[Labels, Labels, Labels]:
-    """Reads the labels of lhs, rhs and the result off a string; see `Contraction.parse`.
+def read(
+    text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None, operands: tuple[str, str] = ("lhs", "rhs")
+) -> tuple[Labels, Labels, Labels]:
+    """Reads the labels of lhs, rhs and the result off a string, for operands of these names: see `Contraction.parse`.
 
     Raises:
         TypeError: The text is no string.
@@ -116,7 +129,7 @@ def read(text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None) -> tuple[L
         both = [*lhs, *rhs]
         out = ["..."] * ("..." in both) + sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
     if "..." in (*lhs, *rhs, *out):
-        lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape)
+        lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape, operands)
     sides = (tuple(None if token == UNIT else token for token in side) for side in (lhs, rhs, out))
     return next(sides), next(sides), next(sides)
 
@@ -159,7 +172,13 @@ def _tokens(term: str, words: bool) -> list[str]:
 
 
 def _spread(
-    text: str, lhs: list[str], rhs: list[str], out: list[str], lhs_shape: Shape | None, rhs_shape: Shape | None
+    text: str,
+    lhs: list[str],
+    rhs: list[str],
+    out: list[str],
+    lhs_shape: Shape | None,
+    rhs_shape: Shape | None,
+    operands: tuple[str, str],
 ) -> tuple[list[str], list[str], list[str]]:
     """Puts labels where an ellipsis stands, by the operands' shapes."""
     if lhs_shape is None or rhs_shape is None:
@@ -167,7 +186,8 @@ def _spread(
             "an ellipsis needs the operands' shapes", repr(text), "Hand them to parse, or the string to contract"
         )
     spans: list[Shape] = []
-    for name, tokens, shape in (("lhs", lhs, lhs_shape), ("rhs", rhs, rhs_shape)):
+    starts: list[int] = []
+    for name, tokens, shape in zip(operands, (lhs, rhs), (lhs_shape, rhs_shape), strict=True):
         count = len(shape) - len(tokens) + 1 if "..." in tokens else 0
         if count < 0:
             raise BadValue(
@@ -176,7 +196,9 @@ def _spread(
             )
         start = tokens.index("...") if count else 0
         spans.append(shape[start : start + count])
-    left, right, both = broadcast(*spans, pool="".join(letter for letter in SPARE if letter not in (*lhs, *rhs)))
+        starts.append(start)
+    pool = "".join(letter for letter in SPARE if letter not in (*lhs, *rhs))
+    left, right, both = broadcast(*spans, pool, operands, (starts[0], starts[1]))
     if both and "..." not in out:
         raise BadValue(
             "the axes of an ellipsis must be in the result",

@@ -33,7 +33,7 @@ def test_text_shows_everything(explanation):
         "0.87",
         "keras.batch_dot                 (10, 12, 4, 12, 8)",
         "tensorflow.matmul               (10, 12, 4, 8)",
-        "mxnet.dot                       refuses: contracted axes must have equal",
+        "mxnet.dot                       refuses: the contracted axes must have equal",
     ):
         assert fact in text
 

@@ -70,7 +70,7 @@ def test_a_call_that_sends_nothing_is_left_to_the_compiler():
 def test_refusals_are_the_front_doors_own():
     on = mesh((8,))
     x = jax.device_put(integers((16, 8, 8)), NamedSharding(on, P("x")))
-    with pytest.raises(ValueError, match=r"keras_tf1\.batch_dot: contracted axes must have equal sizes"):
+    with pytest.raises(ValueError, match=r"keras_tf1\.batch_dot: the contracted axes must have equal sizes"):
         sharded(jbdot.batch_dot)(x, jnp.ones((16, 4, 8)))
     with pytest.raises(ValueError, match="neither x nor y has a NamedSharding, and no mesh is set"):
         sharded(jbdot.batch_dot)(jnp.ones((2, 3, 4)), jnp.ones((2, 4, 3)))

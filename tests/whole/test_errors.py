@@ -55,7 +55,17 @@ CASES = [
         ValueError,
         "axis 0 of x has size 2, axis 0 of y has size 5",
     ),
-    (lambda: tensorflow.matmul(ones(2, 3, 4), ones(5, 4, 6)), ValueError, "axis 0 of the first operand has size 2"),
+    (
+        lambda: tensorflow.matmul(ones(2, 3, 4), ones(5, 4, 6)),
+        ValueError,
+        "axis 0 of a has size 2, axis 0 of b has size 5",
+    ),
+    (
+        lambda: tensorflow.einsum("i...,j...->ij...", ones(2, 3), ones(4, 5)),
+        ValueError,
+        "axis 1 of x has size 3, axis 1 of y has size 5",
+    ),
+    (lambda: tensorflow.einsum("ij...,j->i...", ones(2), ones(2)), ValueError, "x has rank 1 for 'i j ...'"),
     (lambda: theano.batched_dot(ones(2, 3), ones(5, 3)), TypeError, "axis 0 of a has size 2, axis 0 of b has size 5"),
     # axes
     (lambda: keras.batch_dot(ones(2, 3), ones(2, 3), axes=2), IndexError, "axis 2 of x, which has rank 2"),
