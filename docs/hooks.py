@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ REPORT = "---\nsearch:\n  boost: 0.2\nhide: [toc]\n---\n\n"
 
 
 def on_config(config: Any) -> Any:
-    """Puts the generated pages into the navigation, where it says `notebooks/*` and `benchmarks/*`."""
+    """Names the version, and puts the generated pages into the navigation for `notebooks/*` and `benchmarks/*`."""
+    config.copyright = f"jbdot {version('jbdot')}, Apache-2.0"
     reports = [name for name in TEXTS if name.startswith("benchmarks/")]
     found = {"notebooks/*": [*NOTEBOOKS], "benchmarks/*": [{_title(Path(name).stem): name} for name in reports]}
     for section in config.nav:
@@ -103,8 +105,11 @@ def explainer_page() -> str:
 
 
 def notebook(path: Path) -> dict[str, str | bytes]:
-    """Writes a stored notebook as a page, with its outputs and pictures."""
+    """Writes a stored notebook as a page, with its outputs and pictures, and the file itself to download."""
     resources = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
     body, made = nbconvert.MarkdownExporter().from_filename(str(path), resources)
     body = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", body)
-    return {f"{path.stem}.md": mended(body, f"notebooks/{path.stem}.md", "colab"), **made["outputs"]}
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)  # of SVG: a search would find it
+    body = re.sub(r"^(# .*\n)", rf"\1\n[Download this notebook]({path.name})\n", body, count=1, flags=re.MULTILINE)
+    page = mended(body, f"notebooks/{path.stem}.md", "colab")
+    return {f"{path.stem}.md": page, path.name: path.read_bytes(), **made["outputs"]}

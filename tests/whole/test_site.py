@@ -296,3 +296,37 @@ def test_search_finds_messages(site, browser, query, where, entry):
         found = links.evaluate_all("links => links.map(link => [link.href, link.innerText])")[:3]
         assert [text for href, text in found if where in href and entry in text]
         assert not wrong
+
+
+SEEN = ("index", "reference/keras_tf1", "reference/errors", "notebooks/understanding_batch_dot", "explainer/index")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_accessible(site, browser, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe comes with the extra docs").Axe()
+    found = {}
+    with tab(browser, color_scheme=scheme) as (page, wrong):
+        page.set_viewport_size(DESK)
+        for name in SEEN:
+            page.goto((site / f"{name}.html").as_uri())
+            violations = axe.run(page, options={"preload": False}).response["violations"]  # it would fetch from file://
+            found[name] = [(rule["id"], rule["nodes"][0]["target"]) for rule in violations]
+    assert found == {name: [] for name in SEEN}
+    assert not wrong
+
+
+def test_copied_examples_are_code(site, browser):
+    with tab(browser, permissions=["clipboard-read", "clipboard-write"]) as (page, wrong):
+        page.goto((site / "index.html").as_uri())
+        page.locator(".md-code__button").first.click()
+        page.locator(".md-dialog--active").wait_for()  # which says that it was copied
+        copied = page.evaluate("navigator.clipboard.readText()")
+    lines = copied.splitlines()
+    assert lines[:2] == ["import jax.numpy as jnp", "import jbdot"]
+    assert not [line for line in lines if line.startswith((">>>", "...", "(", "'"))]
+    compile(copied, "copied", "exec")
+    assert not wrong
+
+
+def test_no_metadata_of_pictures_is_searched(site):
+    assert "image/svg+xml" not in next((site / "search").glob("search_index.js*")).read_text()
