@@ -97,12 +97,15 @@ def _devices(topology: str, num_slices: int) -> list[Any]:
         options["num_slices"] = num_slices
     try:
         return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
-    except Exception:  # with a status of XLA's in capitals, and a rule of it that names neither kind nor sizes
+    except jax.errors.JaxRuntimeError as error:
+        status, _, reason = str(error).partition(": ")
+        if status != "INVALID_ARGUMENT":  # nothing is wrong with the name
+            raise
         raise BadValue(
             "there must be such a topology",
-            f"the TPU compiler knows no {topology!r}",
+            f"the TPU compiler knows no {topology!r}, and says: {reason}",
             "Name v4, v5e, v5p, v6e or tpu7x, and how many chips it has along each dimension, such as v5e:4x4",
-        ) from None
+        ) from error
 
 
 def _mesh(devices: list[Any], names: tuple[str, ...], sizes: tuple[int, ...], num_slices: int) -> tuple[Mesh, str]:

@@ -15,6 +15,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.many_devices.shard import Block, Factor, MeshAxes, reshaped
+from jbdot.one_device.dot_spec import accumulator
 
 SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of
 
@@ -188,26 +189,29 @@ class ReduceScatter:
         """Puts the parts in front, and scatters along them; where that is not kept, sends each its way and adds.
 
         The TPU compiler makes all-reduces of scatters along other axes if parts are narrow, or if the dot or another
-        collective is turned along with them: a barrier keeps those apart. Of dtypes that it never scatters the parts
-        are exchanged, which sends as much, and added by the device that they are for.
+        collective is turned along with them: a barrier keeps those apart, and parts are matrices, so that there is no
+        other layout of a batch to agree on. Of dtypes that it never scatters the parts are exchanged, which sends as
+        much, and added by the device that they are for.
         """
         after, block = self.after(block), block.prepared(self.dim, self.axes)
         places = [block.place(axis, self.dim) for axis, _ in self.turns(block)]
         x = jnp.moveaxis(reshaped(x, block.view), places, range(len(places)))
-        x = lax.optimization_barrier(reshaped(x, (*x.shape[: len(places)], *after.local)))
+        x = reshaped(x, (*x.shape[: len(places)], math.prod(after.local[:-1]), after.local[-1]))
+        x = lax.optimization_barrier(x)
         for axis, _ in self.turns(block):
             if x.dtype in SCATTERED:
                 x = lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
             else:
                 x = _added(lax.all_to_all(x, axis, 0, 0, tiled=True))
-        return x
+        return reshaped(x, after.local)
 
 
 def _added(parts: jax.Array) -> jax.Array:
-    """Sums along the first axis: floats of 8 and 16 bits in float32, all else as it is."""
-    if jnp.issubdtype(parts.dtype, jnp.floating) and parts.dtype.itemsize < 4:
-        return lax.reduce_sum(parts.astype(jnp.float32), (0,)).astype(parts.dtype)
-    return lax.reduce_sum(parts, (0,))
+    """Sums along the first axis, in the dtype that sums of this one are held in."""
+    wide = accumulator(parts.dtype.name)
+    if wide == parts.dtype.name:  # as it is: asked for, 64 bits are narrowed
+        return lax.reduce_sum(parts, (0,))
+    return lax.reduce_sum(parts.astype(wide), (0,)).astype(parts.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,6 @@ from jbdot.core.contraction import Contraction, DimensionNumbers
 from jbdot.core.errors import BadValue, array_text
 from jbdot.core.labels import Shape
 
-# Where a sum of products is held while it grows, for operands and results of this dtype. Integers wrap, so that
-# wider sums end in the same bits; 16 and 8-bit floats are summed in 32 bits, as every XLA backend sums them.
 _SUMS: Final = {"bfloat16": "float32", "float16": "float32", "int8": "int32", "int16": "int32", "int4": "int32"}
 _SUMS_UNSIGNED: Final = {"uint8": "uint32", "uint16": "uint32", "uint4": "uint32"}
 _KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
@@ -25,6 +23,21 @@ _KINDS: Final = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
 def kind(dtype: Any) -> int:
     """Numbers a dtype's kind: booleans, integers, floats, complex. Each holds the values of those before it."""
     return next(number for number, each in enumerate(_KINDS) if jnp.issubdtype(jnp.dtype(dtype), each))
+
+
+def accumulator(dtype: str) -> str:
+    """Names the dtype that a sum is held in while it grows, for terms and results of this dtype.
+
+    Integers wrap, so that wider sums end in the same bits; floats of 8 and 16 bits are summed in 32 bits, as every XLA
+    backend sums them.
+
+    Example:
+        >>> accumulator("bfloat16"), accumulator("float64")
+        ('float32', 'float64')
+    """
+    if dtype.startswith("float8"):
+        return "float32"
+    return _SUMS.get(dtype) or _SUMS_UNSIGNED.get(dtype) or dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +186,7 @@ class DotSpec:
     @functools.cached_property
     def sum_dtype(self) -> str:
         """Returns the accumulator dtype: never narrower than `lax.dot_general`'s, nor than the operands."""
-        if self.dtype.startswith("float8"):
-            return "float32"
-        found = _SUMS.get(self.dtype) or _SUMS_UNSIGNED.get(self.dtype) or self.dtype
+        found = accumulator(self.dtype)
         wider = jnp.dtype(self.lhs_dtype).itemsize > jnp.dtype(found).itemsize
         return self.lhs_dtype if wider else found  # operands are narrowed by no one before they are multiplied
 

@@ -56,16 +56,19 @@ def test_sums_are_scattered_and_not_reduced_and_sliced(end):
         ("bfloat16", (256, 2048, 256), (P(("x", "y")), P("y"), P(None, "y")), "k on y x"),  # narrow parts
         ("int8", (512, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),  # of which the compiler scatters no sums
         ("float16", (512, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),
+        # of a batch, with a gather behind it
+        ("bfloat16", (1024, 512, 512, 32), (P("x"), P("y", None, "x"), P(None, None, "y")), "b on x, k on y"),
     ],
 )
 def test_a_scatter_stays_one(dtype, shape, specs, name):
     """The compiler makes an all-reduce, twice the bytes, of a scatter that is said in another way."""
-    on, (m, k, n), (left, right, end) = AbstractMesh((4, 2), ("x", "y")), shape, specs
+    on, (m, k, n, *batch), (left, right, end) = AbstractMesh((4, 2), ("x", "y")), shape, specs
     lhs, rhs = (
-        jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(on, spec))
+        jax.ShapeDtypeStruct((*batch, *size), dtype, sharding=NamedSharding(on, spec))
         for size, spec in (((m, k), left), ((k, n), right))
     )
-    plan = jbdot.plan_sharding("m k, k n -> m n", lhs, rhs, end, hardware=known("TPU v5 lite"))
+    text = "b m k, b k n -> b m n" if batch else "m k, k n -> m n"
+    plan = jbdot.plan_sharding(text, lhs, rhs, end, hardware=known("TPU v5 lite"))
     (way, *_) = (way for way in plan.same_result if way.name == name)
     assert jbdot.compile_for("v5e:2x4", plan.by_way(way), lhs, rhs, out=plan.spec).bytes_sent == way.sent
 
@@ -179,3 +182,10 @@ def test_a_missing_compiler_is_said_with_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "libtpu" else found(name))
     with pytest.raises(ImportError, match=r"must be the one that jaxlib was built with: libtpu is 0\.0\.1"):
         jbdot.compile_for("v5e:4x4", jnp.tanh, array(P("x")))
+
+
+@installed
+@pytest.mark.parametrize("topology", ["v5e:3x5", "v5e:2x2x2x2"])
+def test_a_topology_that_there_is_not_is_refused_with_the_compilers_reason(topology):
+    with pytest.raises(ValueError, match=r"there must be such a topology.*, and says: [A-Z].*Name v4, v5e"):
+        jbdot.compile_for(topology, jnp.matmul, array(P()), array(P()))
