@@ -1,6 +1,9 @@
 """What editors and type checkers are told of names and words is what there is."""
 
+import pkgutil
+import re
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -37,3 +40,11 @@ def test_the_version():
     assert "__version__" not in vars(jbdot)  # an import does not look it up
     with pytest.raises(AttributeError, match="module 'jbdot' has no attribute 'batchdot'"):
         _ = jbdot.batchdot
+
+
+def test_the_reference_names_what_exists():
+    pages = sorted((Path(__file__).parents[2] / "docs" / "pages" / "reference").glob("*.md"))
+    named = [name for page in pages for name in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE)]
+    assert len(named) > 30
+    for name in named:
+        assert pkgutil.resolve_name(name) is not None
