@@ -198,7 +198,7 @@ def _spread(
         spans.append(shape[start : start + count])
         starts.append(start)
     pool = "".join(letter for letter in SPARE if letter not in (*lhs, *rhs))
-    left, right, both = broadcast(*spans, pool, operands, (starts[0], starts[1]))
+    left, right, both = broadcast(spans[0], spans[1], pool, operands, (starts[0], starts[1]))
     if both and "..." not in out:
         raise BadValue(
             "the axes of an ellipsis must be in the result",
