@@ -52,58 +52,58 @@ class Meaning:
 
     @property
     def contraction(self) -> Contraction:
-        """The labels."""
+        """Returns the labels."""
         return self.planned.contraction
 
     @property
     def formula(self) -> str:
-        """The formula with indices: `out[b,m,n] = sum_k x[b,m,k] * y[b,k,n]`."""
+        """Returns the formula with indices: `out[b,m,n] = sum_k x[b,m,k] * y[b,k,n]`."""
         return self.contraction.formula(self.lhs.name, self.rhs.name)
 
     @property
     def einsum(self) -> str:
-        """The einsum string."""
+        """Returns the einsum string."""
         return self.contraction.einsum
 
     @property
     def dimension_numbers(self) -> Any:
-        """What `lax.dot_general` is told."""
+        """Gives what `lax.dot_general` is told."""
         return self.contraction.dimension_numbers
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The length of each label, in elements."""
+        """Returns the length of each label, in elements."""
         return self.contraction.sizes(self.planned.lhs.shape(self.lhs.shape), self.planned.rhs.shape(self.rhs.shape))
 
     @property
     def flops(self) -> int:
-        """FLOPs: 2 for each multiply-add, 8 for a complex one."""
+        """Counts FLOPs: 2 for each multiply-add, 8 for a complex one."""
         real = self.contraction.flops(self.planned.lhs.shape(self.lhs.shape), self.planned.rhs.shape(self.rhs.shape))
         return real * (4 if self.is_complex else 1)
 
     @property
     def is_complex(self) -> bool:
-        """Whether numbers are complex."""
+        """Says whether numbers are complex."""
         return jnp.issubdtype(self.dtype, jnp.complexfloating)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of both operands, each read once."""
+        """Counts the bytes of both operands, each read once."""
         return sum(math.prod(x.shape) * x.dtype.itemsize for x in (self.lhs, self.rhs))
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of the result, written once."""
+        """Counts the bytes of the result, written once."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def flops_per_byte(self) -> float:
-        """FLOPs for each byte read or written; 0 where nothing is."""
+        """Divides the FLOPs by the bytes read and written; 0 where nothing is."""
         return self.flops / max(self.bytes_read + self.bytes_written, 1)
 
     @property
     def latex(self) -> str:
-        r"""The formula in LaTeX: `\mathrm{out}_{b,m,n} = \sum_{k} x_{b,m,k}\, y_{b,k,n}`."""
+        r"""Returns the formula in LaTeX: `\mathrm{out}_{b,m,n} = \sum_{k} x_{b,m,k}\, y_{b,k,n}`."""
         c = self.contraction
         summed = c.contracting + c.summed
         total = rf"\sum_{{{','.join(map(_latex_label, summed))}}} " if summed else ""
@@ -115,7 +115,7 @@ class Meaning:
         return rf"{out} = {total}{lhs}\, {rhs}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row for each label: (label, role, axis of lhs, axis of rhs, axis of the result, size)."""
+        """Makes a row for each label: (label, role, axis of lhs, axis of rhs, axis of the result, size)."""
         c, sizes = self.contraction, self.sizes
         labels: list[str | None] = list(dict.fromkeys(label for label in (*c.out, *c.lhs, *c.rhs) if label is not None))
         if None in (*c.lhs, *c.rhs, *c.out):
@@ -131,7 +131,7 @@ class Meaning:
         ]
 
     def facts(self) -> list[tuple[str, str]]:
-        """What stands below the labels: (name, text)."""
+        """Says what stands below the labels: (name, text)."""
         entering = ((self.lhs.name, self.planned.lhs), (self.rhs.name, self.planned.rhs))
         steps = [f"{name} {step}" for name, entry in entering for step in entry.steps()]
         each = "8 for each complex" if self.is_complex else "2 for each"
@@ -151,7 +151,7 @@ class Meaning:
         return [(name, text) for name, text in facts if text]
 
     def answers(self) -> list[tuple[str, str]]:
-        """What every other front door makes of the call: (name, text); nothing of a contraction, which none takes."""
+        """Lists what every other front door makes of the call, as (name, text); nothing of a contraction."""
         if "contraction" in self.arguments:
             return []
         return [
@@ -160,16 +160,16 @@ class Meaning:
 
     @property
     def head(self) -> tuple[str, ...]:
-        """The names of the columns of `rows`."""
+        """Returns the names of the columns of `rows`."""
         return "label", "role", f"axis of {self.lhs.name}", f"axis of {self.rhs.name}", "axis of out", "size"
 
     def call(self) -> str:
-        """The call as it was made, with shapes for arrays."""
+        """Returns the call as it was made, with shapes for arrays."""
         arrays = [array_text(x.name, x.shape, x.dtype, x.sparse) for x in (self.lhs, self.rhs)]
         return f"{self.function}({', '.join(arrays + [f'{name}={value!r}' for name, value in self.arguments.items()])})"
 
     def parts(self) -> list[str]:
-        """What is printed: the call, the formula, a table of the labels, one of facts, the plan, other answers."""
+        """Says what is printed: the call, the formula, a table of the labels, one of facts, the plan, other answers."""
         answers = self.answers()
         return [
             paragraph(self.call()),

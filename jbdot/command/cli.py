@@ -358,7 +358,7 @@ def find(function: str, dialect: str | None) -> Callable[..., Any]:
 def options(
     axes: str | None, equation: str | None, transpose_a: bool, transpose_b: bool, adjoint_a: bool, adjoint_b: bool
 ) -> dict[str, Any]:
-    """The call's other arguments, those that were given."""
+    """Returns the call's other arguments, those that were given."""
     flags = {"transpose_a": transpose_a, "transpose_b": transpose_b, "adjoint_a": adjoint_a, "adjoint_b": adjoint_b}
     found: dict[str, Any] = {name: True for name, value in flags.items() if value}
     if equation is not None:
@@ -403,7 +403,7 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 def placed(x: jax.ShapeDtypeStruct, name: str, text: str, mesh: AbstractMesh) -> jax.ShapeDtypeStruct:
-    """The operand on a mesh, its axes cut as the text of `--lhs` or `--rhs` says."""
+    """Returns the operand on a mesh, its axes cut as the text of `--lhs` or `--rhs` says."""
     spec = mesh_text.parse(text, mesh.shape)
     partition_spec.read(spec, len(x.shape), mesh.shape, name)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))

@@ -40,20 +40,20 @@ def found() -> list[tuple[str, str]]:
 
 
 def tables_text() -> str:
-    """How many of JAX's tables have an entry for a dot, and which of them jbdot has not been tried with."""
+    """Says how many of JAX's tables have an entry for a dot, and which of them jbdot has not been tried with."""
     found = dot_tables.tables()
     new = dot_tables.new(found)
     return f"{len(found)} in this JAX, " + (f"new since jbdot was made: {', '.join(new)}" if new else "all known")
 
 
 def versions() -> list[tuple[str, str]]:
-    """Rows for Python, jbdot and what it needs."""
+    """Makes rows for Python, jbdot and what it needs."""
     packages = [(name, version(name) or "missing") for name in ("jbdot", "jax", "jaxlib", "numpy", "chex")]
     return [("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"), *packages]
 
 
 def devices() -> list[tuple[str, str]]:
-    """Rows for the devices of this process and others': how many of each kind, memory, and published figures."""
+    """Makes rows for the devices of all processes: how many of each kind, memory, and published figures."""
     rows = [("processor", f"{tuning_cache.device_kind('cpu')}{memory_text(system_bytes())}")]
     try:
         here = sorted(jax.devices(), key=lambda device: device.process_index != jax.process_index())
@@ -69,7 +69,7 @@ def devices() -> list[tuple[str, str]]:
 
 
 def published(figures: hardware.Hardware) -> str:
-    """One line of a device's published figures."""
+    """Writes a device's published figures on one line."""
     return (
         f"{figures.rate('bfloat16') / 1e12:.4g} TFLOP/s in bfloat16, {figures.memory_bytes / 1e9:.4g} GB at "
         f"{figures.memory_bytes_per_s / 1e9:.4g} GB/s, links of {figures.link_bytes_per_s / 1e9:.4g} GB/s one way"
@@ -77,7 +77,7 @@ def published(figures: hardware.Hardware) -> str:
 
 
 def figures_of(device: Any) -> list[hardware.Hardware]:
-    """The published figures of an accelerator; none where none are known."""
+    """Returns the published figures of an accelerator; none where none are known."""
     try:
         return [] if device.platform == "cpu" else [hardware.of(device)]
     except ValueError:
@@ -85,12 +85,12 @@ def figures_of(device: Any) -> list[hardware.Hardware]:
 
 
 def device_bytes(device: Any) -> int | None:
-    """What JAX may use of an accelerator's memory; None where the device does not say."""
+    """Says what JAX may use of an accelerator's memory; None where the device does not say."""
     return (device.memory_stats() or {}).get("bytes_limit") if device.process_index == jax.process_index() else None
 
 
 def system_bytes() -> int | None:
-    """The system's memory; None where it does not say."""
+    """Returns the system's memory; None where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # not POSIX
@@ -98,12 +98,12 @@ def system_bytes() -> int | None:
 
 
 def memory_text(number: int | None, each: str = "") -> str:
-    """Memory, to be added to what has it."""
+    """Writes the memory of a device, to stand behind its name."""
     return f", {number / 1e9:.3g} GB of memory{each}" if number else ""
 
 
 def extra_text(extra: str) -> str:
-    """What is there of an extra, and what is missing."""
+    """Says what is there of an extra, and what is missing."""
     there = {package: version(package) for package in EXTRAS[extra]}
     present = ", ".join(f"{package} {number}" for package, number in there.items() if number)
     absent = [package for package, number in there.items() if not number]
@@ -122,7 +122,7 @@ def large_results(tunables: str) -> str:
 
 
 def on_cpu() -> bool:
-    """Whether JAX computes on the CPU unless told otherwise."""
+    """Says whether JAX computes on the CPU unless told otherwise."""
     try:
         return jax.default_backend() == "cpu"
     except RuntimeError:
@@ -130,7 +130,7 @@ def on_cpu() -> bool:
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package."""
+    """Returns the version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

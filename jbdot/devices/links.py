@@ -108,7 +108,7 @@ class Links:
         return self.hardware.start_us + turns * self._latency_us(kind, group) + 1e6 * moved(bytes_sent, group)
 
     def line(self, kind: str, axes: str | Sequence[str]) -> tuple[float, float]:
-        """What one collective takes to start, and for each byte that a device sends: `time_us` is one plus the other.
+        """Gives a collective's time to start, and for each byte that a device sends: `time_us` is their sum.
 
         Example:
             >>> from jbdot.devices.links import Links
@@ -122,12 +122,12 @@ class Links:
         return start, (self.time_us(kind, many, axes) - start) / many
 
     def bytes_per_s(self, axes: str | Sequence[str]) -> float:
-        """Bytes a second that each device sends along these axes in a long all-gather."""
+        """Gives the bytes a second that each device sends along these axes in a long all-gather."""
         group = self.group(axes)
         return math.inf if group.size == 1 else 1 / self._gathered_s(1.0, group)
 
     def hops(self, axes: str | Sequence[str]) -> int:
-        """The longest way within one slice or node, in steps of a torus or of a ring behind a switch."""
+        """Returns the longest way within one slice or node, in steps of a torus or of a ring behind a switch."""
         return self._hops(self.group(axes))
 
     def __str__(self) -> str:
@@ -222,7 +222,7 @@ class Links:
 
 
 def _joined(axes: Sequence[Axis]) -> Axis:
-    """One group of several axes: places that share a dimension interleave, and there is no next device."""
+    """Joins several axes to one group: places that share a dimension interleave, and there is no next device."""
     if len(axes) == 1:
         return axes[0]
     spans: dict[int, Span] = {}

@@ -26,7 +26,7 @@ Dot = Callable[[jax.Array, jax.Array, Any], jax.Array]  # of parts of both opera
 
 
 def fits(operand: Route, labels: tuple[str | None, ...], c: Contraction) -> bool:
-    """Whether an operand's last step is a gather of large blocks along one short mesh axis, of no batch label."""
+    """Says whether an operand's last step is a gather of large blocks along one short mesh axis, of no batch label."""
     if not operand.steps or not isinstance(operand.steps[-1], AllGather):
         return False
     (axis, *more), block = operand.steps[-1].axes, operand.blocks[-2]
@@ -66,7 +66,7 @@ def multiplied(
 
 
 def _parts(block: Block, dim: int) -> tuple[int, ...]:
-    """The axes that `view` has for an axis of the array."""
+    """Returns the axes that `view` has for an axis of the array."""
     first = block.view_axis(dim, 0)
     return block.view[first : first + len(block.factors[dim]) + 1]
 
@@ -76,7 +76,7 @@ def _split(shape: tuple[int, ...], dim: int, parts: tuple[int, ...]) -> tuple[in
 
 
 def _picked(x: jax.Array, dim: int, parts: tuple[int, ...], position: int, index: Any) -> jax.Array:
-    """The part of an axis that belongs to one index of one of its factors."""
+    """Returns the part of an axis that belongs to one index of one of its factors."""
     cut = lax.dynamic_slice_in_dim(reshaped(x, _split(x.shape, dim, parts)), index, 1, dim + position)
     left = math.prod(itertools.chain(parts[:position], parts[position + 1 :]))
     return reshaped(cut, (*x.shape[:dim], left, *x.shape[dim + 1 :]))

@@ -27,15 +27,15 @@ class Step(Protocol):
 
     @property
     def axes(self) -> MeshAxes:
-        """The mesh axes that it runs along."""
+        """Returns the mesh axes that it runs along."""
         ...
 
     def after(self, block: Block) -> Block:
-        """What a device holds afterwards."""
+        """Says what a device holds afterwards."""
         ...
 
     def sent(self, block: Block) -> int:
-        """Bytes that each device sends."""
+        """Counts the bytes that each device sends."""
         ...
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
@@ -56,11 +56,11 @@ class Slice:
     kind: ClassVar[str] = "slice"
 
     def after(self, block: Block) -> Block:
-        """The factors are spread."""
+        """Returns the factors are spread."""
         return block.prepared(self.dim, self.axes).turned(self.axes, True, self.dim)
 
     def sent(self, block: Block) -> int:
-        """Nothing."""
+        """Counts no bytes: nothing is sent."""
         del block
         return 0
 
@@ -81,11 +81,11 @@ class AllGather:
     kind: ClassVar[str] = "all-gather"
 
     def after(self, block: Block) -> Block:
-        """The factors are held."""
+        """Returns the factors are held."""
         return block.turned(self.axes, False)
 
     def sent(self, block: Block) -> int:
-        """(p - 1) times what a device has."""
+        """Counts (p - 1) times what a device has."""
         return block.bytes * (_group(block, self.axes) - 1)
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
@@ -112,18 +112,18 @@ class AllToAll:
 
     @property
     def axes(self) -> MeshAxes:
-        """The mesh axes that it runs along."""
+        """Returns the mesh axes that it runs along."""
         return tuple(axis for axis, _, _ in self.moves)
 
     def after(self, block: Block) -> Block:
-        """Held where they were, spread where they go."""
+        """Replicates the factors where they were, and shards them where they go."""
         block = self._prepared(block)
         for axis, source, dim in self.moves:
             block = block.turned((axis,), False, source).turned((axis,), True, dim)
         return block
 
     def sent(self, block: Block) -> int:
-        """(p - 1)/p of what a device has."""
+        """Counts (p - 1)/p of what a device has."""
         p = _group(block, self.axes)
         return block.bytes * (p - 1) // p
 
@@ -168,16 +168,16 @@ class ReduceScatter:
     kind: ClassVar[str] = "reduce-scatter"
 
     def after(self, block: Block) -> Block:
-        """The factors are spread."""
+        """Returns the factors are spread."""
         return block.prepared(self.dim, self.axes).turned(self.axes, True, self.dim)
 
     def sent(self, block: Block) -> int:
-        """(p - 1)/p of what a device has."""
+        """Counts (p - 1)/p of what a device has."""
         p = _group(block, self.axes)
         return block.bytes * (p - 1) // p
 
     def turns(self, block: Block) -> list[tuple[str, int]]:
-        """The mesh axes in their order, each with the bytes that a device sends along it."""
+        """Returns the mesh axes in their order, each with the bytes that a device sends along it."""
         found: list[tuple[str, int]] = []
         left = block.bytes
         for axis in sorted(self.axes, key=self.slow.__contains__):
@@ -222,11 +222,11 @@ class AllReduce:
     kind: ClassVar[str] = "all-reduce"
 
     def after(self, block: Block) -> Block:
-        """As before."""
+        """Returns the block as it is."""
         return block
 
     def sent(self, block: Block) -> int:
-        """2 (p - 1)/p of what a device has: a reduce-scatter and an all-gather."""
+        """Counts 2 (p - 1)/p of what a device has: a reduce-scatter and an all-gather."""
         p = _group(block, self.axes)
         return 2 * block.bytes * (p - 1) // p
 
@@ -245,11 +245,11 @@ class Permute:
     kind: ClassVar[str] = "permute"
 
     def after(self, block: Block) -> Block:
-        """The factors that were asked for."""
+        """Returns the factors that were asked for."""
         return dataclasses.replace(block, factors=self.factors)
 
     def sent(self, block: Block) -> int:
-        """All that a device has."""
+        """Counts all that a device has."""
         return block.bytes
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
@@ -257,7 +257,7 @@ class Permute:
         return lax.ppermute(x, self.axes, perm=self.pairs(block))
 
     def pairs(self, block: Block) -> list[tuple[int, int]]:
-        """Who sends to whom, numbered along the mesh axes; whoever has already what it needs sends to itself."""
+        """Lists who sends to whom, numbered along the mesh axes; whoever has already what it needs sends to itself."""
         coordinates = np.indices([block.mesh[axis] for axis in self.axes]).reshape(len(self.axes), -1)
         has, needs = (_piece(one, self.axes, coordinates) for one in (block, self.after(block)))
         stays = np.flatnonzero(has == needs)
@@ -281,11 +281,11 @@ class Cast:
     kind: ClassVar[str] = "cast"
 
     def after(self, block: Block) -> Block:
-        """The same part in another dtype."""
+        """Returns the same part in another dtype."""
         return dataclasses.replace(block, dtype=self.dtype)
 
     def sent(self, block: Block) -> int:
-        """Nothing."""
+        """Counts no bytes: nothing is sent."""
         del block
         return 0
 
@@ -306,7 +306,7 @@ def _piece(block: Block, axes: MeshAxes, coordinates: Any) -> Any:
 
 
 def _neighbours(block: Block, axes: MeshAxes) -> int | None:
-    """The axis of the array in which the spread factors of these mesh axes stand first, in this order; else None."""
+    """Finds the axis of the array in which the sharded factors of these mesh axes stand first, in order; else None."""
     places = [block.at.get(axis) for axis in axes]
     dim = places[0][0] if places[0] else None
     return dim if dim is not None and places == [(dim, position) for position in range(len(axes))] else None

@@ -57,17 +57,17 @@ class Draft(NamedTuple):
 
     @property
     def sent(self) -> int:
-        """Bytes that each device sends."""
+        """Counts the bytes that each device sends."""
         return sum([leg.sent for leg in self.legs])
 
     @property
     def touched(self) -> int:
-        """Bytes that each device reads and writes while it multiplies."""
+        """Counts the bytes that each device reads and writes while it multiplies."""
         return sum([leg.bytes for leg in self.legs])
 
     @property
     def gathers(self) -> bool:
-        """Whether no mesh axis has to go from one label of an operand to another."""
+        """Says whether no mesh axis has to go from one label of an operand to another."""
         return not (self.legs[0].moves or self.legs[1].moves)
 
 
@@ -104,11 +104,11 @@ class Journey(NamedTuple):
 
     @property
     def sent(self) -> Array:
-        """Bytes that each device sends."""
+        """Counts the bytes that each device sends."""
         return self._least(lambda step: step.sent)
 
     def us(self, prices: Mapping[str, Array]) -> Array:
-        """What that takes, by what each kind takes to start and for each byte, along each set of mesh axes."""
+        """Says what that takes, by what each kind takes to start and for each byte, along each set of mesh axes."""
         return self._least(lambda step: prices[step.kind][0, step.along] + prices[step.kind][1, step.along] * step.sent)
 
     def _least(self, cost: Callable[[Collectives], Array]) -> Array:
@@ -153,14 +153,14 @@ class Drafts:
         ]
 
     def us(self, links: Links) -> Array:
-        """What each leg takes at least, and what the arithmetic takes: a row for each draft."""
+        """Says what each leg takes at least, and what the arithmetic takes: a row for each draft."""
         prices, rate, dtype = self._prices(links), links.hardware.compute_us, self.task.lhs.dtype
         flops = np.array([rate(self.task.flops // parts, dtype, 0) for parts in self.parts.tolist()])
         compute = np.maximum(flops[self.used], self.touched * rate(0, dtype, 1))
         return np.stack([*(each.us(prices) for each in self.journeys), compute], axis=1)
 
     def _prices(self, links: Links) -> dict[str, Array]:
-        """What each kind takes to start, and for each byte: along each set of mesh axes, then along its best part.
+        """Says what each kind takes to start, and for each byte: along each set of mesh axes, then along its best part.
 
         Blocks are permuted along two mesh axes or more. Exchanges of which only the least is known are two.
         """
@@ -178,7 +178,7 @@ class Drafts:
         return least
 
     def _stays(self, cuts: Array) -> Array:
-        """Whether mesh axes of contracting labels stay where they are, where sums are to be completed in one way."""
+        """Says whether mesh axes of contracting labels stay where they are, as sums are to be completed in one way."""
         c, task = self.task.contraction, self.task
         sides = (c.lhs, task.lhs), (c.rhs, task.rhs)
         sharded = [pair for labels, block in sides for pair in zip(labels, block.sharding, strict=True)]
@@ -192,14 +192,14 @@ class Drafts:
         return sum(1 << at for at, axis in enumerate(self.task.axes) if axis in axes)
 
     def _operand(self, labels: Labels, block: Block) -> Journey:
-        """How an operand gets to where it is multiplied."""
+        """Says how an operand gets to where it is multiplied."""
         size, here, there, begins = self._cut(labels, block.sharding)
         item = itemsize(block.dtype)
         held = (size // self.parts[here]).prod(0) * item
         return self._journey(held, size, there, here, begins, item)
 
     def _result(self) -> Journey:
-        """How the result gets from where it is made; where that is open, only its sums are completed."""
+        """Says how the result gets from where it is made; where that is open, only its sums are completed."""
         task, partial = self.task, self.partial
         size, here, there, begins = self._cut(task.contraction.out, task.out or ((),) * len(task.shape))
         item = itemsize(task.dtype)
@@ -215,7 +215,7 @@ class Drafts:
         return Journey(held, partial & 0, [Collectives("reduce-scatter", cheapest, self._share(held, partial))])
 
     def _cut(self, labels: Labels, sharding: Sharding) -> tuple[Array, Array, Array, Array]:
-        """Of each label its size, the sets that cut it in the drafts and in a sharding, and which of all begin that."""
+        """Lists, for each label, its size, the sets that cut it in the drafts and in a sharding, and which begin that."""
         named = [(self.labels.index(label), axes) for label, axes in zip(labels, sharding, strict=True) if label]
         at = np.array([number for number, _ in named], np.int64)
         there = np.array([self._set(axes) for _, axes in named], np.int64)[:, None]
@@ -224,11 +224,11 @@ class Drafts:
         return size, here, np.broadcast_to(there, here.shape), np.array(begins, bool).reshape(-1, self.any)
 
     def _share(self, sent: Array, along: Array) -> Array:
-        """All of it but a device's own part."""
+        """Returns all of it but a device's own part."""
         return sent * (self.parts[along] - 1) // self.parts[along]
 
     def _goal(self, size: Array, first: Array, last: Array, begins: Array) -> Array:
-        """Where exchanges and gathers lead: to the end, or to the whole array, which is sliced then.
+        """Says where exchanges and gathers lead: to the end, or to the whole array, which is sliced then.
 
         It is gathered whole where a size does not divide, where two labels trade mesh axes, and where a label is left
         and come to while other mesh axes are in the way.
@@ -259,7 +259,7 @@ class Drafts:
     def _journey(
         self, held: Array, size: Array, first: Array, last: Array, begins: Array, item: int, partial: Any = 0
     ) -> Journey:
-        """From one sharding to another, sums apart.
+        """Bounds the way from one sharding to another, sums apart.
 
         Blocks that keep their shape are permuted. Else what goes from one label to another is exchanged, once where no
         label is both left and come to. Blocks are permuted where mesh axes that stay do not come first in their label,
@@ -296,5 +296,5 @@ class Drafts:
 
 
 def _union(sets: Array) -> Array:
-    """All mesh axes of some sets, along the first axis."""
+    """Returns all mesh axes of some sets, along the first axis."""
     return np.bitwise_or.reduce(sets, axis=0)

@@ -36,7 +36,7 @@ Spans = dict[str, tuple[Any, Any]]  # for each label, where each device's part s
 
 
 def arriving(task: Task, end: Sharding) -> float:
-    """Bytes that must arrive at a device, on average, for the result to end in a sharding.
+    """Counts the bytes that must arrive at a device, on average, for the result to end in a sharding.
 
     Example:
         >>> from jbdot.many_devices.shard import Block
@@ -75,7 +75,7 @@ def arriving(task: Task, end: Sharding) -> float:
 def _costs(
     free: Labels, contracting: Labels, wanted: Spans, has: Spans, is_here: bool, task: Task, itemsize: int
 ) -> tuple[tuple[Any, Any], ...]:
-    """Rows that a device has a part of, and the others: how many, and the bytes that one of them lacks."""
+    """Counts rows that a device has a part of, and the others, with the bytes that one of them lacks."""
     rows, whole = _common(free, wanted), math.prod(task.sizes[label] for label in contracting if label)
     here = _common(free, wanted, has) if is_here else rows * 0
     part = _common(contracting, has)
@@ -83,7 +83,7 @@ def _costs(
 
 
 def _least(rows: tuple[tuple[Any, Any], ...], columns: tuple[tuple[Any, Any], ...], itemsize: int) -> Any:
-    """The least over all corners: of each kind of rows and columns, all made from factors, or none."""
+    """Returns the least over all corners: of each kind of rows and columns, all made from factors, or none."""
     size = sum(count for count, _ in rows) * sum(count for count, _ in columns)
     found: list[Any] = []
     for corner in itertools.product((0, 1), repeat=4):
@@ -97,7 +97,7 @@ def _least(rows: tuple[tuple[Any, Any], ...], columns: tuple[tuple[Any, Any], ..
 
 
 def _common(labels: Labels, *spans: Spans) -> Any:
-    """How many indices of these labels each device has in all of these spans."""
+    """Says how many indices of these labels each device has in all of these spans."""
     number: Any = 1
     for label in labels:
         starts, ends = zip(*((span[label or ""][0], sum(span[label or ""])) for span in spans), strict=True)
@@ -106,7 +106,7 @@ def _common(labels: Labels, *spans: Spans) -> Any:
 
 
 def working(task: Task, end: Sharding) -> float:
-    """Bytes that each device must send or get which does an equal box of the work.
+    """Counts the bytes that each device must send or get which does an equal box of the work.
 
     Example:
         >>> from jbdot.many_devices.shard import Block
@@ -136,20 +136,20 @@ def working(task: Task, end: Sharding) -> float:
 
 
 def _missing(box: Sequence[float], has: Sequence[int | None]) -> float:
-    """How many of an array's elements that a box touches are elsewhere at best; None for a role that it has not."""
+    """Counts the elements that a box touches and that are elsewhere at best; None for a role that the array has not."""
     sides = [(side, number) for side, number in zip(box, has, strict=True) if number is not None]
     return math.prod(side for side, _ in sides) - math.prod(map(min, sides))
 
 
 def _count(role: Labels, block: Block, labels: Labels) -> int | None:
-    """How many indices of a role a device has of an array; None for a role that the array has not."""
+    """Says how many indices of a role a device has of an array; None for a role that the array has not."""
     local = dict(zip(labels, block.local, strict=True))
     return math.prod(local[label] for label in role) if all(label in local for label in role) else None
 
 
 @functools.cache
 def _grids(number: int, length: int) -> list[tuple[int, ...]]:
-    """Every way to write a number as a product of so many, in order.
+    """Lists every way to write a number as a product of so many, in order.
 
     Example:
         >>> _grids(4, 2)
@@ -166,12 +166,12 @@ def _grids(number: int, length: int) -> list[tuple[int, ...]]:
 
 
 def least(task: Task, end: Sharding) -> float:
-    """Bytes that every way has to send for each device: the larger of both bounds."""
+    """Counts the bytes that every way has to send for each device: the larger of both bounds."""
     return max(arriving(task, end), working(task, end))
 
 
 def _spans(labels: Labels, block: Block, task: Task, axes: Any) -> Spans:
-    """Where each device's part of each label is."""
+    """Says where each device's part of each label is."""
     spans: Spans = {}
     for label, size, factors, length in zip(labels, block.shape, block.factors, block.local, strict=True):
         number = np.zeros(axes.shape[1], np.int64)

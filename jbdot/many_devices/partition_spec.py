@@ -96,7 +96,7 @@ def of_labels(places: Mapping[str, Any], labels: Labels) -> PartitionSpec:
 
 
 def code(spec: PartitionSpec) -> str:
-    """A PartitionSpec as code: `P('x', None)`.
+    """Writes a PartitionSpec as code: `P('x', None)`.
 
     Example:
         >>> code(PartitionSpec("x", None, ("y", "z")))
@@ -109,18 +109,18 @@ def code(spec: PartitionSpec) -> str:
 
 
 def mesh_of(x: Any) -> Any:
-    """The mesh that an array is on; None where it names none."""
+    """Returns the mesh that an array is on; None where it names none."""
     sharding = getattr(x, "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
 def is_at(sharding: NamedSharding, planned: NamedSharding, ndim: int) -> bool:
-    """Whether two shardings cut an array's axes by the same mesh axes, however their PartitionSpecs are written."""
+    """Says whether two shardings cut an array's axes by the same mesh axes, however their specs are written."""
     return read(sharding.spec, ndim, planned.mesh.shape, "x") == read(planned.spec, ndim, planned.mesh.shape, "x")
 
 
 def explicit(mesh: Any) -> MeshAxes:
-    """The axes of a mesh that are Explicit.
+    """Returns the axes of a mesh that are Explicit.
 
     Example:
         >>> from jax.sharding import AbstractMesh, AxisType

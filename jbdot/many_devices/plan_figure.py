@@ -62,7 +62,7 @@ def draw(plan: Decision) -> "Figure":
 
 
 def _shelves(lengths: list[int]) -> list[tuple[int, int]]:
-    """Where each row of panels begins, as (line, column): two rows share a line where no line gets longer by it."""
+    """Places each row of panels, as (line, column): two rows share a line where no line gets longer by it."""
     most, places, line, column = max(2, *lengths), list[tuple[int, int]](), 0, 0
     for length in lengths:
         if column + length > most:
@@ -73,7 +73,7 @@ def _shelves(lengths: list[int]) -> list[tuple[int, int]]:
 
 
 def page(plan: Decision) -> str:
-    """A plan as HTML: its tables, and its stages one at a time, which arrow keys step through. There is no script."""
+    """Writes a plan as HTML: its tables, and its stages one at a time, which arrow keys step through."""
     tables = f"<pre>{html.escape(str(plan))}</pre>"
     try:
         sheet, shown = _Sheet.of(plan), stages(plan)
@@ -92,7 +92,7 @@ _STYLE: Final = (
 
 
 def _item(sheet: "_Sheet", stage: Stage, number: int, name: str) -> str:
-    """A stage: its button, and its picture as a document of its own, so that no names of two pictures clash."""
+    """Writes a stage: its button, and its picture as a document of its own, so that names of pictures do not clash."""
     file = io.BytesIO()
     _stage(sheet, stage, number).savefig(file, format="svg")
     picture = base64.b64encode(file.getvalue()).decode()
@@ -105,7 +105,7 @@ def _item(sheet: "_Sheet", stage: Stage, number: int, name: str) -> str:
 
 
 def _stage(sheet: "_Sheet", stage: Stage, number: int) -> "Figure":
-    """All three arrays at one time, and what happens next."""
+    """Draws all three arrays at one time, and what happens next."""
     width, height = sheet.panel
     across = width + 0.3
     figure, axes = _paper(sheet.width(3 * across - 0.3), height + 1.2)
@@ -137,7 +137,7 @@ class _Sheet:
 
     @classmethod
     def of(cls, plan: Decision) -> "_Sheet":
-        """What all that is to be drawn of a plan has room in."""
+        """Computes the size of every part of the figure from what will be drawn."""
         _needs_matplotlib()
         c, found = plan.contraction, panels(plan)
         shown = [panel for row in found.values() for panel in row]
@@ -161,12 +161,12 @@ class _Sheet:
         return cls(c, rows, columns, gutter, cell, margin, panel, between, _legend_of(c, shown))
 
     def width(self, content: float, *lines: str) -> float:
-        """Of a figure, with lines of large text above."""
+        """Measures the width of a figure with lines of large text above."""
         legend = sum(0.5 + _width(text) for text, _ in self.legend)
         return max(content, legend, *(_width(line, 13.5) for line in lines)) + 2 * _MARGIN
 
     def spots(self) -> list[tuple[float, float, Place]]:
-        """Where the cell of each device begins in a panel, and its coordinates."""
+        """Says where the cell of each device begins in a panel, and its coordinates."""
         lefts, tops = _at(self.columns, self.cell[0]), _at(self.rows, self.cell[1])
         return [
             (self.margin[0] + left, self.margin[1] + top, {**row, **column})
@@ -176,17 +176,17 @@ class _Sheet:
 
 
 def _beside(side: Side) -> float:
-    """Between cells and the names beside them: room for arrows that pass others by, where there are such."""
+    """Measures the room between cells and the names beside them, for arrows that pass others by."""
     return 0.2 if len(side.mesh) > 1 else 0.06
 
 
 def _at(side: Side, size: float) -> list[float]:
-    """Where cells begin along a side: with more room where some are left out."""
+    """Says where cells begin along a side: with more room where some are left out."""
     return [0.0, *itertools.accumulate(size + _GAP * (2.2 if gap else 1.0) for gap in side.gaps)]
 
 
 def _paper(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A figure, and axes all over it, in inches, downwards."""
+    """Makes a figure, and axes all over it, in inches, downwards."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -221,7 +221,7 @@ def _array(plan: Decision, name: str) -> str:
 
 
 def _head_lines(plan: Decision) -> tuple[str, str]:
-    """What is planned, and what it sends."""
+    """Says what is planned, and what it sends."""
     rows, columns = sides(plan.mesh.shape)
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.shape.items())
     cut = f"  (rows {' '.join(rows.mesh)}, columns {' '.join(columns.mesh)})" if len(plan.mesh.shape) > 2 else ""
@@ -240,7 +240,7 @@ def _head(axes: "Axes", sheet: _Sheet, plan: Decision) -> None:
 
 
 def _legend_of(c: Contraction, shown: list[Panel]) -> tuple[tuple[str, str], ...]:
-    """What colours and marks mean: text, and a role or a mark."""
+    """Says what colours and marks mean: text, and a role or a mark."""
     roles = dict.fromkeys(part(c, label) for panel in shown for label in panel.labels)
     found = [(_NAMES.get(role, role), role) for role in COLOURS if role in roles]
     found.append(("not on this device", ""))
@@ -264,7 +264,7 @@ def _legend(axes: "Axes", sheet: _Sheet, top: float) -> None:
 
 
 def _panel(axes: "Axes", sheet: _Sheet, panel: Panel, left: float, top: float) -> None:
-    """The grid of devices at one time: names of rows and columns, cells, who talks to whom, what each has."""
+    """Returns the grid of devices at one time: names of rows and columns, cells, who talks to whom, what each has."""
     axes.text(left + sheet.margin[0], top + 0.14, panel.title, fontsize=8.5, va="center")
     spots = sheet.spots()
     width, height = sheet.cell
@@ -281,7 +281,7 @@ def _panel(axes: "Axes", sheet: _Sheet, panel: Panel, left: float, top: float) -
 
 
 def _cell(axes: "Axes", sheet: _Sheet, panel: Panel, device: Place, left: float, top: float) -> None:
-    """A device: a bar for each axis of the array, filled where the device holds something."""
+    """Draws a device: a bar for each axis of the array, filled where the device holds something."""
     from matplotlib.patches import Rectangle
 
     width, height = sheet.cell
@@ -298,7 +298,7 @@ def _cell(axes: "Axes", sheet: _Sheet, panel: Panel, device: Place, left: float,
 
 
 def _bar(axes: "Axes", place: tuple[float, float, float], colour: str, pieces: list[_Point], partial: bool) -> None:
-    """An axis of an array: grey, with the pieces that are held in its colour, hatched if they are partial sums."""
+    """Draws an axis of an array: grey, with the pieces that are held in colour, hatched if they are partial sums."""
     from matplotlib.patches import Rectangle
 
     left, middle, width = place
@@ -329,7 +329,7 @@ def _links(axes: "Axes", sheet: _Sheet, panel: Panel, left: float, top: float) -
 
 
 def _path(starts: list[float], before: int, after: int, length: float, across: float, breadth: float) -> list[_Point]:
-    """From one cell to another: straight to the next, round those between to others."""
+    """Draws an arrow from one cell to another: straight to the next, round those between to others."""
     if after == before + 1:
         return [(starts[before] + length, across + breadth / 2), (starts[after], across + breadth / 2)]
     turn = before % 4  # those that pass one another take lanes of their own
@@ -339,7 +339,7 @@ def _path(starts: list[float], before: int, after: int, length: float, across: f
 
 
 def _arrow(axes: "Axes", points: list[_Point], ends: str = "<|-|>", thick: float = 0.9) -> None:
-    """An arrow along a path."""
+    """Draws an arrow along a path."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
@@ -354,7 +354,7 @@ def _dots(axes: "Axes", x: float, y: float, text: str) -> None:
 
 
 def _move(axes: "Axes", sheet: _Sheet, text: str, left: float, top: float) -> None:
-    """What happens between two panels."""
+    """Says what happens between two panels."""
     y = top + sheet.margin[1] + (sheet.panel[1] - sheet.margin[1] - 2 * _LINE) / 2
     _arrow(axes, [(left + 0.1, y), (left + sheet.between - 0.1, y)], "-|>", 2.0)
     first, rest = text.split("\n", 1)

@@ -21,7 +21,7 @@ MOST: Final = 4  # devices that are shown along one mesh axis
 
 
 def segments(block: Block, dim: int, device: Place) -> list[tuple[int, int]]:
-    """The indices of an axis that a device holds, as pieces from the first to behind the last.
+    """Returns the indices of an axis that a device holds, as pieces from the first to behind the last.
 
     Example:
         >>> block = Block.of((8, 6), "float32", (("x", "y"), ()), {"x": 2, "y": 2})
@@ -65,7 +65,7 @@ class Side:
 
     @property
     def places(self) -> list[dict[str, int]]:
-        """Those that are shown: all, or the first few and the last."""
+        """Lists the places that are shown: all, or the first few and the last."""
         indices = [self._shown(size) for size in self.mesh.values()]
         return [dict(zip(self.mesh, index, strict=True)) for index in itertools.product(*indices)]
 
@@ -76,7 +76,7 @@ class Side:
 
     @property
     def gaps(self) -> list[bool]:
-        """Between each and the next whether some are left out."""
+        """Says, between each place and the next, whether some are left out."""
         numbers = [self._number(place) for place in self.places]
         return [after - before > 1 for before, after in itertools.pairwise(numbers)]
 
@@ -87,7 +87,7 @@ class Side:
         return number
 
     def pairs(self, axes: MeshAxes) -> list[tuple[int, int]]:
-        """Which of those that are shown are next to each other in a group of devices along these mesh axes."""
+        """Says which of those that are shown are next to each other in a group of devices along these mesh axes."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, place in enumerate(self.places):
             key = tuple(index for axis, index in place.items() if axis not in axes)
@@ -95,12 +95,12 @@ class Side:
         return [pair for group in groups.values() for pair in itertools.pairwise(group)]
 
     def name(self, place: Place) -> str:
-        """What stands beside it: where it is along these mesh axes."""
+        """Says what stands beside it: where it is along these mesh axes."""
         return "\n".join(f"{axis}={place[axis]}" for axis in self.mesh)
 
 
 def sides(mesh: Mapping[str, int]) -> tuple[Side, Side]:
-    """The mesh axes along rows and along columns: cut in two where the grid is nearest to a square.
+    """Returns the mesh axes along rows and along columns: cut in two where the grid is nearest to a square.
 
     Example:
         >>> [tuple(side.mesh) for side in sides({"x": 2, "y": 1, "z": 2, "w": 4})]
@@ -134,17 +134,17 @@ class Panel:
 
     @property
     def sent(self) -> int:
-        """Bytes that each device sends in what follows."""
+        """Counts the bytes that each device sends in what follows."""
         return self.steps[0].sent(self.block) if self.steps else 0
 
     @property
     def talking(self) -> MeshAxes:
-        """The mesh axes along which devices then send to one another."""
+        """Returns the mesh axes along which devices then send to one another."""
         return self.steps[0].axes if self.sent else ()
 
     @property
     def move(self) -> str:
-        """What follows, in lines: kind, mesh axes, bytes, casts."""
+        """Says what follows, in lines: kind, mesh axes, bytes, casts."""
         axes = [axis for step in self.steps for axis in step.axes]
         casts = [f"then {_kind(step)}" for step in self.steps[1:] if isinstance(step, Cast)]
         along = [f"along {' '.join(axes)}"] if axes else []
@@ -152,14 +152,14 @@ class Panel:
 
     @property
     def held(self) -> str:
-        """What each device has, in two lines."""
+        """Says what each device has, in two lines."""
         pieces = "" if self.block.is_whole else ", in pieces"
         sums = ", partial sums" if self.partial else ""
         return f"{array_text('', self.block.local, self.block.dtype)}\n{bytes_text(self.block.bytes)}{pieces}{sums}"
 
 
 def panels(plan: Decision) -> dict[str, list[Panel]]:
-    """For each array a panel at the start and after each step."""
+    """Makes, for each array, a panel at the start and after each step."""
     c, way = plan.contraction, plan.winner
     partial = tuple(axis for label in c.contracting for axis in way.places.get(label, ()))
     labels = {"lhs": c.lhs, "rhs": c.rhs, "out": c.out}
@@ -209,7 +209,7 @@ class Stage:
 
 
 def stages(plan: Decision) -> list[Stage]:
-    """What happens, one after another: both operands move, each device multiplies, the result moves."""
+    """Says what happens, one after another: both operands move, each device multiplies, the result moves."""
     lhs, rhs, out = panels(plan).values()
     first = [_stage((panel, rhs[0], None), panel) for panel in lhs[:-1]]
     second = [_stage((lhs[-1], panel, None), panel) for panel in rhs[:-1]]

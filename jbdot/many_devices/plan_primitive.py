@@ -50,7 +50,7 @@ class PlanCall:
     levels: tuple[Level, ...] = ()
 
     def run(self, lhs: Any, rhs: Any) -> jax.Array:
-        """The function that is traced where the primitive is lowered."""
+        """Returns the function that is traced where the primitive is lowered."""
         function = self.function
         for level in self.levels:
             *in_axes, name = level
@@ -59,7 +59,7 @@ class PlanCall:
 
     @functools.cached_property
     def key(self) -> Any:
-        """What equal plans have in common: all that decides what is run."""
+        """Gives what equal plans have in common: all that decides what is run."""
         plan = self.plan
         ends = plan.lhs, plan.rhs, plan.out
         return plan.contraction, plan.mesh, *ends, plan.is_plain, plan.winner, plan.settings, self.levels
@@ -83,11 +83,11 @@ class PlanCall:
 
     @property
     def compiled(self) -> Any:
-        """The same, compiled. JAX keeps its traces by the settings and contexts that they were made in."""
+        """Returns the same, compiled. JAX keeps its traces by the settings and contexts that they were made in."""
         return self._program.compiled
 
     def transposed(self, side: int, cotangent: Any, other: Any) -> Any:
-        """The cotangent of an operand, 0 for lhs: its own contraction, under the same vmaps."""
+        """Returns the cotangent of an operand, 0 for lhs: its own contraction, under the same vmaps."""
         if self.plan.settings.reduce == "unreduced":
             raise BadValue(
                 "a result that is differentiated must have its sums complete", 'reduce="unreduced" leaves them'
@@ -150,7 +150,7 @@ def _lower(context: Any, lhs: Any, rhs: Any, *, how: PlanCall, jaxpr: Any) -> An
 
 
 def _as_dot(*, how: PlanCall, jaxpr: Any) -> dict[str, Any]:
-    """The parameters of the one `lax.dot_general` that would do the same, which a checkpoint policy is asked of."""
+    """Gives the parameters of the one `lax.dot_general` that would do the same, which a policy is asked of."""
     (out,), plan = jaxpr.out_avals, how.plan
     (lc, rc), (lb, rb) = plan.contraction.dimension_numbers
     for lhs, rhs, _ in how.levels:  # each vmap's axis is one more: of the batch where it maps both

@@ -40,7 +40,7 @@ def text(plan: Decision) -> str:
 
 
 def why(plan: Decision) -> str:
-    """Why the winner is taken, and what its sums over devices are sent in, as sentences."""
+    """Says why the winner is taken, and in which dtype its sums over devices are sent."""
     return " ".join(filter(None, (_taken(plan), _sums(plan))))
 
 
@@ -64,7 +64,7 @@ def _taken(plan: Decision) -> str:
 
 
 def _repeated(plan: Decision) -> str:
-    """What is said of work that several devices do."""
+    """Says what is said of work that several devices do."""
     way, (plain, _) = plan.winner, plan.plain
     share = plan.task.flops / math.prod(plan.mesh.shape.values())
     if way.flops > plain.flops:
@@ -80,7 +80,7 @@ def _times(way: Candidate, plan: Decision) -> str:
 
 
 def _sums(plan: Decision) -> str:
-    """What floats that are added over devices are sent in, how precise that is, and what the other way would cost."""
+    """Says in what dtype floats are added over devices, how precise that is, and what the other way would cost."""
     narrow, wide = plan.task.dtype, plan.accumulated
     out = plan.winner.out
     sent = sum(
@@ -112,7 +112,7 @@ def _bits(dtype: str) -> int:
 
 
 def candidates(plan: Decision) -> str:
-    """The table of candidates: what each sends and takes, and under it how its arrays move."""
+    """Returns the table of candidates: what each sends and takes, and under it how its arrays move."""
     rows = [("way", "sent", "FLOPs", "temporary", "compute", "sending", "total")]
     rows += [_row(way.name, way, estimate) for way, estimate in plan.candidates[:SHOWN]]
     rows.append(_row("plain jit", *plan.plain))
@@ -120,7 +120,7 @@ def candidates(plan: Decision) -> str:
 
 
 def steps(plan: Decision) -> str:
-    """The table of the steps of the way that is taken."""
+    """Returns the table of the steps of the way that is taken."""
     rows = [("step", "of", "along", "sent", "each device then has")]
     for name, way in plan.winner.ways:
         for step, before, after in zip(way.steps, way.blocks, way.blocks[1:], strict=False):
@@ -139,7 +139,7 @@ def _row(name: str, way: Candidate, estimate: Estimate) -> tuple[str, ...]:
 
 
 def _moves(way: Candidate, is_open: bool) -> str:
-    """How a candidate moves each array, and the sharding of its result where the plan chooses that."""
+    """Says how a candidate moves each array, and the sharding of its result where the plan chooses that."""
     moves = [
         f"{name} {', '.join(' '.join((step.kind, *step.axes)) for step in side.steps)}"
         for name, side in way.ways

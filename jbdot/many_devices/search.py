@@ -58,7 +58,7 @@ class Search:
         self._times: dict[int, float] = {}
 
     def sensible(self, redundant: bool = True, silent: bool = False) -> list[Weighed]:
-        """The ways that may be taken: no other sends fewer bytes or is expected to be faster.
+        """Returns the ways that may be taken: no other sends fewer bytes or is expected to be faster.
 
         Args:
             redundant: Whether several devices may do the same work. Where the result's sharding is open none does,
@@ -131,7 +131,7 @@ class Search:
         return [bound for *_, bound in heap]
 
     def _closer(self, bound: Bound) -> Iterator[Bound]:
-        """The same with the route of one more operand, in each order that is open."""
+        """Returns the same with the route of one more operand, in each order that is open."""
         at = bound.exact
         for places in self.ways.ordered(bound.draft) if bound.places is None else [bound.places]:
             way = self.ways.operand(SIDES[at], places)
@@ -153,7 +153,7 @@ def _bytes(flops: int, sent: float, us: float) -> tuple[float, float]:
 
 
 def _total_us(us: Array, touched: Any) -> Array:
-    """What all legs and the arithmetic take together; a ring may hide the ones behind the other."""
+    """Says what all legs and the arithmetic take together; a ring may hide the ones behind the other."""
     moving, compute = us[..., :-1].sum(-1), us[..., -1]
     beside = np.asarray(touched) > 2 * collective_matmul.LEAST
     return CLOSE * np.where(beside, np.maximum(moving, compute), moving + compute)

@@ -49,13 +49,13 @@ class Block:
 
     @classmethod
     def of(cls, shape: Shape, dtype: Any, sharding: Sharding, mesh: Mapping[str, int]) -> "Block":
-        """The part that a sharding leaves on each device."""
+        """Returns the part that a sharding leaves on each device."""
         factors = tuple(tuple((axis, True) for axis in axes) for axes in sharding)
         return cls(tuple(shape), dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, factors, mesh)
 
     @functools.cached_property
     def local(self) -> Shape:
-        """The shape of what a device holds."""
+        """Returns the shape of what a device holds."""
         return tuple(
             size // math.prod([self.mesh[axis] for axis, spread in factors if spread])
             for size, factors in zip(self.shape, self.factors, strict=True)
@@ -63,17 +63,17 @@ class Block:
 
     @functools.cached_property
     def bytes(self) -> int:
-        """Bytes that a device holds."""
+        """Counts the bytes that a device holds."""
         return math.prod(self.local) * itemsize(self.dtype)
 
     @functools.cached_property
     def sharding(self) -> Sharding:
-        """The mesh axes that are spread, for each axis of the array."""
+        """Returns the mesh axes that are spread, for each axis of the array."""
         return tuple(tuple(axis for axis, spread in factors if spread) for factors in self.factors)
 
     @functools.cached_property
     def at(self) -> dict[str, tuple[int, int]]:
-        """Where the factor of each spread mesh axis stands: (axis of the array, position among its factors)."""
+        """Says where the factor of each spread mesh axis stands: (axis of the array, position among its factors)."""
         return {
             axis: (dim, position)
             for dim, factors in enumerate(self.factors)
@@ -83,7 +83,7 @@ class Block:
 
     @property
     def view(self) -> Shape:
-        """The local shape with an axis for every factor, of length 1 where it is spread, and one for each rest."""
+        """Gives the local shape with an axis for every factor, of length 1 where it is spread, and one for each rest."""
         sizes: list[int] = []
         for size, factors in zip(self.shape, self.factors, strict=True):
             sizes += [1 if spread else self.mesh[axis] for axis, spread in factors]
@@ -91,15 +91,15 @@ class Block:
         return tuple(sizes)
 
     def view_axis(self, dim: int, position: int) -> int:
-        """Which axis of `view` a factor is."""
+        """Says which axis of `view` a factor is."""
         return sum(len(factors) + 1 for factors in self.factors[:dim]) + position
 
     def place(self, axis: str, dim: int) -> int:
-        """Which axis of `view` the factor of a mesh axis is, in an axis of the array."""
+        """Says which axis of `view` the factor of a mesh axis is, in an axis of the array."""
         return self.view_axis(dim, [name for name, _ in self.factors[dim]].index(axis))
 
     def turned(self, axes: Sequence[str], spread: bool, dim: int | None = None) -> "Block":
-        """The block with the factors of these mesh axes spread, or held, in one axis of the array or in all."""
+        """Marks the factors of these mesh axes as sharded or replicated, in one axis of the array or in all."""
         factors = [
             tuple([(axis, spread if axis in axes else was) for axis, was in cut]) if dim in (None, number) else cut
             for number, cut in enumerate(self.factors)
@@ -107,11 +107,11 @@ class Block:
         return self.cut(tuple(factors))
 
     def cut(self, factors: tuple[tuple[Factor, ...], ...]) -> "Block":
-        """The block with other factors."""
+        """Returns the block with other factors."""
         return Block(self.shape, self.dtype, factors, self.mesh)
 
     def prepared(self, dim: int, axes: Sequence[str]) -> "Block":
-        """The block with held factors for these mesh axes in an axis of the array, behind those that are in use."""
+        """Splits an axis of the array by these mesh axes, still replicated, behind the factors that are in use."""
         factors = self.factors[dim]
         if set(axes) <= {name for name, _ in factors}:
             return self
@@ -122,17 +122,17 @@ class Block:
         return self.cut((*self.factors[:dim], factors, *self.factors[dim + 1 :]))
 
     def parts(self, dim: int) -> int:
-        """Into how many an axis of the array is cut."""
+        """Says into how many parts an axis of the array is cut."""
         return math.prod([self.mesh[axis] for axis, spread in self.factors[dim] if spread])
 
     def divides(self, dim: int, axes: Sequence[str]) -> bool:
-        """Whether an axis of the array can be cut by these mesh axes beside its own factors, in equal parts."""
+        """Says whether an axis of the array can be cut by these mesh axes beside its own factors, in equal parts."""
         names = dict.fromkeys([*(name for name, _ in self.factors[dim]), *axes])
         return self.shape[dim] % math.prod([self.mesh[axis] for axis in names]) == 0
 
     @property
     def is_even(self) -> bool:
-        """Whether each axis of the array is a whole number of its factors, spread or held."""
+        """Says whether each axis of the array is a whole number of its factors, spread or held."""
         return all(
             size % math.prod([self.mesh[axis] for axis, _ in factors]) == 0
             for size, factors in zip(self.shape, self.factors, strict=True)
@@ -140,16 +140,16 @@ class Block:
 
     @property
     def is_whole(self) -> bool:
-        """Whether what a device holds of each axis of the array is one piece: no held factor before a spread one."""
+        """Says whether a device holds one piece of each axis of the array: no replicated factor before a sharded one."""
         return all(list(factors) == sorted(factors, key=lambda factor: not factor[1]) for factors in self.factors)
 
 
 @functools.cache
 def itemsize(dtype: str) -> int:
-    """Bytes of one element."""
+    """Counts the bytes of one element."""
     return jnp.dtype(dtype).itemsize
 
 
 def reshaped(x: jax.Array, shape: Shape) -> jax.Array:
-    """X in another shape; nothing where it has it."""
+    """Reshapes x, unless it has that shape."""
     return x if x.shape == tuple(shape) else lax.reshape(x, shape)

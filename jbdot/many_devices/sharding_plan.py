@@ -61,11 +61,11 @@ class ShardingPlan(Decision):
 
     @functools.cached_property
     def primitive(self) -> PlanCall:
-        """The static parameter of its primitive."""
+        """Returns the static parameter of its primitive."""
         return PlanCall(self, self.local, lambda side: self.gradient(side).primitive)
 
     def local(self, lhs: Any, rhs: Any) -> jax.Array:
-        """The contraction as planned, without rules of its own for derivatives."""
+        """Returns the contraction as planned, without rules of its own for derivatives."""
         if partition_spec.explicit(self.mesh):  # a tangent, such as one of jacfwd's basis, may be replicated
             lhs, rhs = (
                 x
@@ -76,12 +76,12 @@ class ShardingPlan(Decision):
         return self.by_compiler(lhs, rhs) if self.is_plain else self.by_way(self.winner)(lhs, rhs)
 
     def by_way(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
-        """The contraction by one of the candidates whose result is sharded as the plan's."""
+        """Returns the contraction by one of the candidates whose result is sharded as the plan's."""
         specs = tuple(x.sharding.spec for x in (self.lhs, self.rhs))
         return jax.shard_map(self.by(way), mesh=self.mesh, in_specs=specs, out_specs=self.spec, check_vma=False)
 
     def by(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
-        """What each device does to go a way: a function of its parts of the operands, for `shard_map`."""
+        """Makes the per-device function of one way, for `shard_map`."""
         settings, planned, out = self.settings, CallPlan(self.contraction), way.out.start
 
         def dot(lhs: jax.Array, rhs: jax.Array, dtype: Any) -> jax.Array:
@@ -104,14 +104,14 @@ class ShardingPlan(Decision):
         return run
 
     def _lowering(self, planned: CallPlan, lhs: Any, rhs: Any, dtype: Any) -> str | None:
-        """The lowering that was named, or "auto" for a part, or a gradient, that it does not fit."""
+        """Returns the lowering that was named, or "auto" for a part, or a gradient, that it does not fit."""
         named = self.settings.lowering
         if named in (None, "auto"):
             return named
         return "auto" if misfit(planned.dot_spec(lhs, rhs, self.settings.precision, dtype), named) else named
 
     def by_compiler(self, lhs: Any, rhs: Any) -> jax.Array:
-        """The contraction as one dot, which XLA partitions."""
+        """Returns the contraction as one dot, which XLA partitions."""
         settings, planned = self.settings, CallPlan(self.contraction)
         explicit = bool(partition_spec.explicit(self.mesh))
         sharding = self.out.sharding if explicit else None
@@ -122,7 +122,7 @@ class ShardingPlan(Decision):
 
     @property
     def backward(self) -> tuple["ShardingPlan", "ShardingPlan"]:
-        """The plans of both gradients, lhs' first, in the dtype that `grad_dtype` of `optimize` asks for."""
+        """Returns the plans of both gradients, lhs' first, in the dtype that `grad_dtype` of `optimize` asks for."""
         return self.gradient(0), self.gradient(1)
 
     def gradient(self, side: int) -> "ShardingPlan":
@@ -176,7 +176,7 @@ class ShardingPlan(Decision):
 
     @property
     def why(self) -> str:
-        """Why the winner is taken, as a sentence."""
+        """Says why the winner is taken."""
         return plan_report.why(self)
 
 
@@ -331,7 +331,7 @@ def _plan(
 
 
 def _unreduced(spec: PartitionSpec, way: Candidate, c: Contraction, mesh: Any) -> PartitionSpec:
-    """A PartitionSpec that says along which mesh axes sums are still to be added."""
+    """Writes a PartitionSpec that says along which mesh axes sums are still to be added."""
     if partition_spec.explicit(mesh) != tuple(mesh.axis_names):
         raise BadValue(
             'reduce="unreduced" needs a mesh with Explicit axes',
@@ -344,7 +344,7 @@ def _unreduced(spec: PartitionSpec, way: Candidate, c: Contraction, mesh: Any) -
 def _task(
     c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings, slow: MeshAxes
 ) -> Task:
-    """The contraction on mesh axes of more than one device, the others cutting nothing."""
+    """Returns the contraction on mesh axes of more than one device, the others cutting nothing."""
     dot_spec = CallPlan(c).dot_spec(lhs, rhs, settings.precision, settings.dtype)
     shape, sizes = c.out_shape(tuple(lhs.shape), tuple(rhs.shape)), dict(mesh.shape)
     if end is not None:
@@ -410,7 +410,7 @@ def _check_operand(name: str, x: Any, planned: jax.ShapeDtypeStruct) -> None:
 
 
 def _is_elsewhere(x: Any, planned: Any) -> bool:
-    """Whether an array is on a mesh in another way than planned for; of traced ones on Auto axes nothing is known."""
+    """Says whether an array is elsewhere than planned for; of traced ones on Auto axes nothing is known."""
     if isinstance(x, Tracer):
         return bool(partition_spec.explicit(planned.mesh)) and not partition_spec.is_at(
             jax.typeof(x).sharding, planned, x.ndim
@@ -421,7 +421,7 @@ def _is_elsewhere(x: Any, planned: Any) -> bool:
 
 
 def _placed(name: str, x: Any, mesh: Any) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of an operand; one that names no mesh is taken as replicated."""
+    """Reads shape, dtype and sharding of an operand; one that names no mesh is taken as replicated."""
     named = getattr(x, "sharding", None)
     spec = named.spec if isinstance(named, NamedSharding) else PartitionSpec()
     sharding = partition_spec.read(spec, len(x.shape), mesh.shape, name)
@@ -434,7 +434,7 @@ def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
 
 
 def _sum_dtype(dot_spec: DotSpec, natural: Any, settings: Settings, devices: int) -> str:
-    """What partial sums are sent in: the result's dtype, as plain jit sends them, where no other is asked for.
+    """Says what partial sums are sent in: the result's dtype, as plain jit sends them, where no other is asked for.
 
     Bools are added as counts of devices, in the smallest dtype that holds them.
 

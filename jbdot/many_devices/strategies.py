@@ -47,12 +47,12 @@ class Candidate:
 
     @functools.cached_property
     def sent(self) -> int:
-        """Bytes that each device sends."""
+        """Counts the bytes that each device sends."""
         return self.lhs.sent + self.rhs.sent + self.out.sent
 
     @functools.cached_property
     def temporary(self) -> int:
-        """Bytes that each device holds at most beside its parts of the operands and the result, by a simple count."""
+        """Counts the bytes that each device holds at most beside its parts of the operands and the result."""
         moved = [
             0 if not way.steps else 2 * way.blocks[-2].bytes if name == self.ring else way.end.bytes
             for name, way in self.ways[:2]
@@ -67,14 +67,14 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Which label each mesh axis shares out: "m on x, k on y"."""
+        """Says which label each mesh axis shares out: "m on x, k on y"."""
         named = [f"{label} on {' '.join(axes)}" for label, axes in self.places.items() if axes]
         ring = "" if self.ring is None else f", {self.ring} round a ring"
         return (", ".join(named) or "all on every device") + ring
 
     @property
     def ways(self) -> tuple[tuple[str, Route], ...]:
-        """The three routes, by name."""
+        """Returns the three routes, by name."""
         return ("lhs", self.lhs), ("rhs", self.rhs), ("out", self.out)
 
 
@@ -88,26 +88,26 @@ class Ways:
 
     @functools.cached_property
     def drafts(self) -> Drafts:
-        """What each way costs at least."""
+        """Says what each way costs at least."""
         return Drafts(self.task)
 
     @property
     def share(self) -> int:
-        """FLOPs of each device where none does another's work."""
+        """Counts the FLOPs of each device where none does another's work."""
         return self.task.flops // math.prod(self.task.mesh.values())
 
     def of(self, draft: Draft) -> Iterator[Candidate]:
-        """The candidates of one draft: in each order of the mesh axes, for each sharding that the result may have."""
+        """Lists the candidates of one draft: each order of the mesh axes, each sharding that the result may have."""
         return (way for places in self.ordered(draft) for way in self.at(places, draft))
 
     def ordered(self, draft: Draft) -> Iterator[Places]:
-        """For each label the mesh axes that cut it, in each order in which they may."""
+        """Lists, for each label, the mesh axes that cut it, in each order in which they may."""
         cuts = zip(self.labels, draft.axes, strict=True)
         for orders in itertools.product(*[self._orders(label, axes) for label, axes in cuts]):
             yield dict(zip(self.labels, orders, strict=True))
 
     def _orders(self, label: str, axes: MeshAxes) -> list[MeshAxes]:
-        """In which orders mesh axes may cut a label: as they do somewhere, or else as in the mesh."""
+        """Lists the orders in which mesh axes may cut a label: as they do somewhere, or else as in the mesh."""
         if len(axes) < 2:
             return [axes]
         c, task = self.task.contraction, self.task
@@ -119,7 +119,7 @@ class Ways:
         return list(dict.fromkeys([*orders, axes]))[:MOST_ORDERS]
 
     def at(self, places: Places, draft: Draft) -> Iterator[Candidate]:
-        """The candidates in one order: for each sharding that the result may have, and each ring."""
+        """Returns the candidates in one order: for each sharding that the result may have, and each ring."""
         task, c = self.task, self.task.contraction
         lhs, rhs = self.operand("lhs", places), self.operand("rhs", places)
         if lhs is None or rhs is None:
@@ -137,14 +137,14 @@ class Ways:
                         yield dataclasses.replace(found, ring=side)
 
     def operand(self, side: str, places: Places) -> Route | None:
-        """How an operand, "lhs" or "rhs", gets to where it is multiplied."""
+        """Says how an operand, "lhs" or "rhs", gets to where it is multiplied."""
         end = sharding_of(places, getattr(self.task.contraction, side))
         if (side, end) not in self._routes:
             self._routes[side, end] = route(getattr(self.task, side), end)
         return self._routes[side, end]
 
     def _out(self, start: Block, end: Sharding, partial: MeshAxes, scatter: bool) -> Route | None:
-        """How the result gets from where it is made to a sharding."""
+        """Says how the result gets from where it is made to a sharding."""
         task, key = self.task, (start.factors, end, partial, scatter)
         if task.reduce == "unreduced":
             return Route(start) if end == start.sharding and partial else None
@@ -154,13 +154,13 @@ class Ways:
 
 
 def candidates(task: Task) -> Iterator[Candidate]:
-    """Every way, without those for which a size does not divide."""
+    """Lists every way, without those for which a size does not divide."""
     ways = Ways(task)
     return (way for draft in ways.drafts for way in ways.of(draft))
 
 
 def _ends(task: Task, start: Block, partial: MeshAxes) -> Iterator[tuple[Sharding, bool]]:
-    """The result's shardings that may follow, and whether its sums are scattered."""
+    """Returns the result's shardings that may follow, and whether its sums are scattered."""
     whole, scattered = task.reduce != "reduce_scatter", task.reduce not in ("all_reduce", "unreduced")
     if task.out is not None:
         yield from ((task.out, scatter) for scatter in ((True,) if scattered else (False,)))
@@ -176,12 +176,12 @@ def _ends(task: Task, start: Block, partial: MeshAxes) -> Iterator[tuple[Shardin
 
 
 def _keeps(task: Task, out: Route, scatter: bool) -> bool:
-    """Whether sums are completed as they are asked for."""
+    """Says whether sums are completed as they are asked for."""
     return task.reduce != "reduce_scatter" or (not any(isinstance(step, AllReduce) for step in out.steps) and scatter)
 
 
 def sharding_of(places: Places, labels: Labels) -> Sharding:
-    """The mesh axes of an array's labels.
+    """Returns the mesh axes of an array's labels.
 
     Example:
         >>> sharding_of({"m": ("x",), "k": ()}, ("m", None, "k"))

@@ -39,15 +39,15 @@ class Task:
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:
-        """The length of each label."""
+        """Returns the length of each label."""
         return self.contraction.sizes(self.lhs.shape, self.rhs.shape)
 
     @functools.cached_property
     def axes(self) -> MeshAxes:
-        """The mesh axes that there is a choice for: those of more than one device."""
+        """Returns the mesh axes that there is a choice for: those of more than one device."""
         return tuple(axis for axis, size in self.mesh.items() if size > 1)
 
     @functools.cached_property
     def flops(self) -> int:
-        """Of the whole contraction."""
+        """Counts the FLOPs of the whole contraction."""
         return self.contraction.flops(self.lhs.shape, self.rhs.shape)

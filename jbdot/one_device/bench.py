@@ -39,7 +39,7 @@ class Bench:
     limit_us: float
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row for each lowering and peer, fastest first."""
+        """Makes a row for each lowering and peer, fastest first."""
         return [
             (
                 f"{name} (auto)" if name == self.choice else name,
@@ -58,7 +58,7 @@ class Bench:
         return f"{head}\n\n{table([self.head, *self.rows()])}\n\n{paragraph(self.note(), 2)}"
 
     def note(self) -> str:
-        """What the table's last columns are."""
+        """Says what the table's last columns are."""
         return (
             "auto: what jbdot takes; times direct: the median over rounds in which both ran, not the ratio of the two "
             "medians; "
@@ -92,7 +92,7 @@ def _jax(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
 
 
 def _torch(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
-    """PyTorch on the CPU, where it is installed, and has the product in this dtype."""
+    """Makes PyTorch's call on the CPU, where it is installed and has the product in this dtype."""
     if jax.default_backend() != "cpu" or importlib.util.find_spec("torch") is None:
         return {}
     torch: Any = importlib.import_module("torch")
@@ -104,7 +104,7 @@ def _torch(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
 
 
 def _tensorflow(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call]:
-    """TensorFlow on the CPU, likewise, as a compiled function."""
+    """Makes TensorFlow's call on the CPU, likewise, as a compiled function."""
     if jax.default_backend() != "cpu" or importlib.util.find_spec("tensorflow") is None:
         return {}
     tf: Any = importlib.import_module("tensorflow")
@@ -116,7 +116,7 @@ def _tensorflow(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> dict[str, Call
 
 
 def _working(name: str, call: Callable[[], Any]) -> dict[str, Call]:
-    """The call, if it answers at all: not every framework has every dtype."""
+    """Returns the call, if it answers at all: not every framework has every dtype."""
     try:
         call()
     except Exception:  # whatever the framework raises says only that it has no such product
@@ -125,5 +125,5 @@ def _working(name: str, call: Callable[[], Any]) -> dict[str, Call]:
 
 
 def _wide(spec: DotSpec) -> str:
-    """A dtype that NumPy has and that holds the operands exactly."""
+    """Gives a dtype that NumPy has and that holds the operands exactly."""
     return "float32" if spec.lhs_dtype in ("bfloat16", "float16") else spec.lhs_dtype

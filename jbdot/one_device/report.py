@@ -61,12 +61,12 @@ class ReportRow:
 
     @property
     def contraction(self) -> Contraction:
-        """The labels."""
+        """Returns the labels."""
         return self.dot_spec.contraction
 
     @property
     def flops(self) -> int:
-        """FLOPs of running it once."""
+        """Counts the FLOPs of running it once."""
         return self.dot_spec.flops
 
     @property
@@ -78,7 +78,7 @@ class ReportRow:
 
     @property
     def operand_bytes(self) -> int:
-        """Of both operands."""
+        """Counts the bytes of both operands."""
         r = self.dot_spec
         return sum(
             math.prod(shape) * jnp.dtype(dtype).itemsize
@@ -87,16 +87,16 @@ class ReportRow:
 
     @property
     def result_bytes(self) -> int:
-        """Of the result."""
+        """Counts the bytes of the result."""
         return math.prod(self.dot_spec.out) * jnp.dtype(self.dot_spec.dtype).itemsize
 
     @property
     def is_large(self) -> bool:
-        """Whether the result is far larger than all operands, and large."""
+        """Says whether the result is far larger than all operands, and large."""
         return self.dot_spec.is_static and self.result_bytes > max(_LARGE, _TIMES * self.operand_bytes)
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+        """Returns the row as text."""
         path, _, where = self.source.rpartition("/")
         choice = self.choice
         gain = f"{choice.gain:.2g} on {choice.case} ({choice.source})" if choice.gain else ""
@@ -152,12 +152,12 @@ class Report:
 
     @property
     def flops(self) -> int:
-        """FLOPs of the dots of a call, as far as it is known how often each runs."""
+        """Counts the FLOPs of the dots of a call, as far as it is known how often each runs."""
         return sum(row.flops * row.times for row in self.rows if row.times is not None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is probably not meant: results far larger than all that they are made of."""
+        """Says what is probably not meant: results far larger than all that they are made of."""
         return tuple(
             f"{row.source.rpartition('/')[2] or 'a dot'} has a result of {_bytes(row.result_bytes)}, "
             f"{row.result_bytes // max(1, row.operand_bytes):,} times its operands: {row.operands}"
@@ -167,7 +167,7 @@ class Report:
 
     @property
     def head(self) -> tuple[str, ...]:
-        """The names of the columns."""
+        """Returns the names of the columns."""
         return (
             "where",
             "times",
@@ -181,14 +181,14 @@ class Report:
 
     @property
     def title(self) -> str:
-        """What is reported, in a line."""
+        """Says what is reported, in a line."""
         known = "" if all(row.times is not None for row in self.rows) else " where it is known how often they run"
         dots = f"{len(self.rows)} dot{'' if len(self.rows) == 1 else 's'}"
         return f"{self.function} on {self.platform}: {dots}, {number_text(self.flops)} FLOPs{known}"
 
     @property
     def remarks(self) -> list[str]:
-        """What is left alone, and what is warned of, a line each."""
+        """Says what is left alone, and what is warned of, a line each."""
         alone = [f"left alone: {one}" for one in self.alone]
         return [*alone, *(f"warning: {warning}" for warning in self.warnings)]
 
@@ -230,7 +230,7 @@ class Report:
 
 
 def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -> Iterator[ReportRow | Alone]:
-    """What multiplies in a jaxpr and in the jaxprs of its equations.
+    """Says what multiplies in a jaxpr and in the jaxprs of its equations.
 
     What JAX traced elsewhere, such as a derivative rule, has no line of its own: then it has that of its call.
     """
@@ -251,7 +251,7 @@ def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -
 
 
 def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: str) -> tuple[DotSpec, Choice]:
-    """A dot as it is written, and what `lowering_rule` will choose for it, with the transposes beside it."""
+    """Pairs a dot as it is written with what `lowering_rule` will choose for it, with the transposes beside it."""
     (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
     numbers, precision = params["dimension_numbers"], params["precision"]
     written = DotSpec.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
@@ -271,7 +271,7 @@ def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: s
 
 
 def _flops(equation: Any) -> int | None:
-    """FLOPs of what is no dot: 2 for each multiply-add; of a kernel what it says itself."""
+    """Counts the FLOPs of what is no dot: 2 for each multiply-add; of a kernel what it says itself."""
     shapes = [x.aval.shape for x in (*equation.invars, *equation.outvars) if hasattr(x.aval, "shape")]
     match equation.primitive.name:
         case "conv_general_dilated":
@@ -286,7 +286,7 @@ def _flops(equation: Any) -> int | None:
 
 
 def _note(why: str, gain: str) -> str:
-    """Why a lowering is taken, and what that gained where it was measured."""
+    """Says why a lowering is taken, and what that gained where it was measured."""
     return f"{why}; times faster: {gain}" if gain else why
 
 
