@@ -215,7 +215,7 @@ class Drafts:
         return Journey(held, partial & 0, [Collectives("reduce-scatter", cheapest, self._share(held, partial))])
 
     def _cut(self, labels: Labels, sharding: Sharding) -> tuple[Array, Array, Array, Array]:
-        """Lists, for each label, its size, the sets that cut it in the drafts and in a sharding, and which begin that."""
+        """Lists, for each label, its size, the sets that cut it in drafts and in a sharding, and which begin that."""
         named = [(self.labels.index(label), axes) for label, axes in zip(labels, sharding, strict=True) if label]
         at = np.array([number for number, _ in named], np.int64)
         there = np.array([self._set(axes) for _, axes in named], np.int64)[:, None]

@@ -83,7 +83,7 @@ class Block:
 
     @property
     def view(self) -> Shape:
-        """Gives the local shape with an axis for every factor, of length 1 where it is spread, and one for each rest."""
+        """Gives the local shape with an axis for every factor, of length 1 where it is sharded, and for each rest."""
         sizes: list[int] = []
         for size, factors in zip(self.shape, self.factors, strict=True):
             sizes += [1 if spread else self.mesh[axis] for axis, spread in factors]
@@ -140,7 +140,7 @@ class Block:
 
     @property
     def is_whole(self) -> bool:
-        """Says whether a device holds one piece of each axis of the array: no replicated factor before a sharded one."""
+        """Says whether a device holds one piece of each axis: no replicated factor before a sharded one."""
         return all(list(factors) == sorted(factors, key=lambda factor: not factor[1]) for factors in self.factors)
 
 
