@@ -7,12 +7,10 @@ import dataclasses
 import itertools
 from typing import Final
 
-from jax import numpy as jnp
-
 from jbdot.devices.links import Links
-from jbdot.many_devices.collectives import SCATTERED, AllGather, AllReduce, Cast, ReduceScatter, Slice, Step
-from jbdot.many_devices.drafts import Draft
-from jbdot.many_devices.reshard import Route, route
+from jbdot.many_devices.collectives import AllGather, Cast, ReduceScatter, Slice, Step
+from jbdot.many_devices.plain_jit import plain_way
+from jbdot.many_devices.reshard import Route
 from jbdot.many_devices.shard import Block
 from jbdot.many_devices.strategies import Candidate, Ways
 from jbdot.many_devices.task import Task
@@ -54,66 +52,28 @@ def chosen(found: list[Weighed], ways: Ways, links: Links) -> tuple[list[Weighed
     if found[0][1].total_us <= WORTH * thrifty[0][1].total_us:
         first = found[0]
     found = [first, *(pair for pair in found if pair is not first)]
-    plain = plain_jit(found, ways, links)
+    told = plain_jit(dataclasses.replace(ways.task, out=first[0].out.end.sharding), links, constrained=True)
     gathers = first[0].ring is None and _is_simple(first[0]) and not first[0].out.steps
-    as_good = plain[0].sent <= first[0].sent and plain[1].total_us <= first[1].total_us
-    return found, plain, plain[0].flops <= first[0].flops and (not first[0].sent or (gathers and as_good))
+    as_good = told[0].sent <= first[0].sent and told[1].total_us <= first[1].total_us
+    if told[0].flops <= first[0].flops and as_good and (gathers or not first[0].sent):
+        return found, told, True
+    return found, plain_jit(ways.task, links), False
 
 
-def plain_jit(found: list[Weighed], ways: Ways, links: Links) -> Weighed:
-    """What XLA is expected to do by itself for the sharding of the best way's result: a model, not a promise.
+def plain_jit(task: Task, links: Links, constrained: bool = False) -> Weighed:
+    """What XLA is expected to do by itself: a model (`plain_way`), not a promise.
 
-    It moves operands as little as it can, by gathering them; adds partial sums whole, in the result's dtype, and only
-    then keeps its part, but scatters what is added along one mesh axis. Held against XLA's TPU compiler that is rough:
-    XLA also permutes operands, and groups devices in other ways (`benchmarks.plans` counts how near it comes). What it
-    gathers it overlaps with the dot; what it sends of the result comes after.
+    It gathers operands beside the dot; what it sends of the result comes after.
     """
-    task = ways.task
-    way = min(_simple(found[0][0], ways), key=_moved, default=found[0][0])
+    way = plain_way(task, links, constrained)
     estimate = estimated(way, task, links)
     after = sum(_step_us(step, block, links) for step, block in _steps(way.out))
     total = max(estimate.compute_us, estimate.communication_us - after) + after
     return way, dataclasses.replace(estimate, total_us=total)
 
 
-def _simple(best: Candidate, ways: Ways) -> list[Candidate]:
-    """The ways that gather operands and add sums whole, with the result as in the best way, that may move least."""
-    found: list[Candidate] = []
-    is_open, end = ways.task.out is None, best.out.end.sharding
-    drafts = [draft for draft in ways.drafts if draft.gathers and (not is_open or draft.flops == best.flops)]
-    for draft in sorted(drafts, key=_least_moved):
-        if found and _least_moved(draft) > min(map(_moved, found)):
-            break
-        simple = [way for way in ways.of(draft) if way.out.end.sharding == end and way.ring is None and _is_simple(way)]
-        found += [way for way in (_summed_whole(way, ways.task) for way in simple) if way is not None]
-    return found
-
-
-def _moved(way: Candidate) -> tuple[int, int, int]:
-    return way.lhs.sent + way.rhs.sent, way.sent, way.flops
-
-
-def _least_moved(draft: Draft) -> tuple[int, int, int]:
-    return draft.legs[0].sent + draft.legs[1].sent, draft.sent, draft.flops
-
-
 def _is_simple(way: Candidate) -> bool:
     return all(isinstance(step, (Slice, AllGather)) for operand in (way.lhs, way.rhs) for step in operand.steps)
-
-
-def _summed_whole(way: Candidate, task: Task) -> Candidate | None:
-    """The way with its sums in the result's dtype, added whole if they are not scattered along just one mesh axis."""
-    sums = [step for step in way.out.steps if isinstance(step, (ReduceScatter, AllReduce))]
-    partial = tuple(axis for step in sums for axis in step.axes)
-    block = dataclasses.replace(way.out.start, dtype=task.dtype)
-    if len(partial) == 1 and isinstance(sums[0], ReduceScatter) and jnp.dtype(task.dtype) in SCATTERED:
-        steps = (step for step in way.out.steps if not isinstance(step, Cast))
-        return dataclasses.replace(way, out=Route(block, tuple(steps)))
-    rest = route(block, way.out.end.sharding)
-    if rest is None:
-        return None
-    first = (AllReduce(partial),) if partial else ()
-    return dataclasses.replace(way, out=Route(block, (*first, *rest.steps)))
 
 
 def estimated(way: Candidate, task: Task, links: Links) -> Estimate:

@@ -42,8 +42,8 @@ class Decision:
         rhs: Those that rhs must have.
         out: Those that the result will have.
         candidates: The ways that were weighed, best first, each with its estimate.
-        plain: The one that stands for plain jit: what XLA does by itself when it is told the result's sharding, as far
-            as a rough model knows: `compile_for` asks the compiler.
+        plain: The one that stands for plain jit: what XLA is expected to do by itself with the operands where they are
+            and the result where it is wanted, or open, by a model (`plain_jit`): `compile_for` asks the compiler.
         is_plain: Whether plain jit is taken: where nothing is sent, or operands are only gathered, as XLA does itself.
         open: Whether the result's sharding was left to the plan.
         hardware: Whose figures the estimates are from.

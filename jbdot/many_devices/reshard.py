@@ -57,6 +57,13 @@ class Route:
         vars(way)["blocks"] = (*self.blocks, step.after(self.end))  # as the property finds them, without going back
         return way
 
+    def to(self, step: Step, sharding: Sharding) -> "Route":
+        """The route with one more step, which ends at a sharding that is known."""
+        way = Route(self.start, (*self.steps, step))
+        block = Block.of(self.start.shape, self.start.dtype, sharding, self.start.mesh)
+        vars(way)["blocks"] = (*self.blocks, block)
+        return way
+
     def run(self, x: jax.Array) -> jax.Array:
         """Goes the way with a device's part of an array, inside a `shard_map`."""
         for step, block in zip(self.steps, self.blocks, strict=False):

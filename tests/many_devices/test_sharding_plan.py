@@ -148,7 +148,7 @@ def test_repeated_work_is_said_and_can_be_forbidden():
     small = planned(GEMM, V4, (("x",), ()), ((), ()), ((), ()), shapes=((64, 64), (64, 64)))
     assert "has each device do 4 times its share of the work, as plain jit does" in small.why
     scattered = planned(GEMM, V4, ((), ("x",)), (("x",), ()), ((), ()), shapes=((16, 64), (64, 16)))
-    assert f"has each device do {scattered.winner.flops / scattered.plain[0].flops:g} times" in scattered.why
+    assert "has each device do 4 times its share of the work, as plain jit does" in scattered.why
     with pytest.raises(ValueError, match="redundant_compute=False allows no repeated work: there is no way"):
         planned(GEMM, V4, ((), ()), ((), ()), shapes=((3, 5), (5, 7)), redundant_compute=False)
 

@@ -1,10 +1,15 @@
 """The sums and promises of the benchmark of plans, on made-up rows; the compiler is not asked."""
 
+import json
+
 import pytest
 
 from benchmarks.plans import (
+    RESULTS,
+    TEXTS,
     TOPOLOGIES,
     Case,
+    case_of,
     cases,
     drawn,
     more_bytes,
@@ -15,6 +20,12 @@ from benchmarks.plans import (
     summary,
     twice_the_work,
 )
+from jbdot.core.contraction import Contraction
+from jbdot.devices.links import Links
+from jbdot.hardware import of_topology
+from jbdot.many_devices.plain_jit import plain_way
+from jbdot.many_devices.shard import Block
+from jbdot.many_devices.task import Task
 
 
 def row(plain=100, plan=50, out="x,", trades=False, is_plain=False, flops=16, temp=(0, 0), counted=None):
@@ -70,3 +81,27 @@ def test_cases_that_are_drawn_are_the_seeds():
     assert found == drawn(1, 20)
     assert found != drawn(2, 20)
     assert all(plan_of(case).contraction for case in found[:3])
+
+
+def task_of(case):
+    c, shapes = Contraction.parse(case.text), TEXTS[case.text]
+    sizes = dict(zip("xy", TOPOLOGIES[case.topology], strict=True))
+    specs = (case.lhs, case.rhs, case.out)
+    *specs, out = (None if spec is None else tuple(map(tuple, spec.split(","))) for spec in specs)
+    blocks = (Block.of(shape, "bfloat16", cut, sizes) for shape, cut in zip(shapes, specs, strict=True))
+    return Task(c, sizes, *blocks, out, c.out_shape(*shapes), "bfloat16", "bfloat16")
+
+
+@pytest.mark.parametrize(("name", "rows", "near"), [("plans", 320, 318), ("plans-random-1", 68, 68)])
+def test_plain_jits_bytes_are_those_that_were_compiled(name, rows, near):
+    """Of stored rows, without compiling: within a tenth where said, within a factor of two everywhere."""
+    stored = [json.loads(line) for line in (RESULTS / f"{name}-jax-0.12.0.1.jsonl").read_text().splitlines()]
+    assert len(stored) == rows
+    over = []
+    for row in stored:
+        task = task_of(case_of(row))
+        links = Links.of(task.mesh, of_topology(row["topology"]))
+        sent, compiled = plain_way(task, links).sent, row["plain"]["sent"]
+        over.append(max(sent, compiled, 1) / max(1, min(sent, compiled)))
+    assert sum(each <= 1.1 for each in over) == near
+    assert max(over) <= 2
