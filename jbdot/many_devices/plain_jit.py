@@ -8,6 +8,7 @@ is gathered over a whole slice of three dimensions is an all-reduce of parts in 
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import jax
 from jax import numpy as jnp
@@ -144,11 +145,7 @@ class Along:
 
     step: Step
     axes: MeshAxes
-
-    @property
-    def kind(self) -> str:
-        """That of the step."""
-        return self.step.kind
+    kind: str
 
     def after(self, block: Block) -> Block:
         """As after the step."""
@@ -179,7 +176,7 @@ def _compiled(way: Route, links: Links) -> Route:
             step = Framed(step.axes)
         axes = whole(step.axes, _names(links))
         if axes != step.axes:
-            step = Slice(axes, step.dim) if isinstance(step, Slice) else Along(step, axes)
+            step = Slice(axes, step.dim) if isinstance(step, Slice) else cast(Step, Along(step, axes, step.kind))
         found = found.to(step, after.sharding)
     if all(isinstance(step, (Slice, AllGather)) for step in found.steps):  # as the steps themselves leave it
         plain = Route(way.start, found.steps)

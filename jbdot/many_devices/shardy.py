@@ -44,7 +44,8 @@ def propagated(task: Task) -> Sharding:
             for at, (size, cut) in enumerate(arrays)
             if axes and label in cut and cut[label][: len(axes)] == axes
         ]
-        order.append(((*min(sources, default=(1, 0)), number), label, axes))
+        least, at = min(sources, default=(1, 0))
+        order.append(((least, at, number), label, axes))
     for _, label, axes in sorted(order):
         others = {axis for other, cut in wanted.items() if other != label for axis in cut}
         free = tuple(itertools.takewhile(lambda axis: axis not in others, axes))  # noqa: B023 - taken at once
