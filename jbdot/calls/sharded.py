@@ -16,7 +16,7 @@ from jbdot.core.errors import BadType, BadValue, Refusal
 from jbdot.core.labels import Labels
 from jbdot.hardware import Hardware
 from jbdot.many_devices import partition_spec
-from jbdot.many_devices.shard import Sharding
+from jbdot.many_devices.block import Sharding
 from jbdot.many_devices.sharding_plan import Reduce, ShardingPlan, plan_sharding
 from jbdot.one_device.call_plan import CallPlan, OperandSteps
 

@@ -15,9 +15,9 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.core.contraction import Contraction
+from jbdot.many_devices.block import Block, reshaped
 from jbdot.many_devices.collectives import AllGather
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.shard import Block, reshaped
+from jbdot.many_devices.route import Route
 
 MOST: Final = 8  # devices in a ring: each step of a longer one is too short to hide what is sent
 LEAST: Final = 4 << 20  # bytes of a block: smaller ones are gathered sooner than they go round

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from jbdot.many_devices.shard import Block, Factor, MeshAxes, reshaped
+from jbdot.many_devices.block import Block, Factor, MeshAxes, reshaped
 from jbdot.one_device.dot_spec import accumulator
 
 SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of

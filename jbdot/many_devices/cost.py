@@ -8,11 +8,11 @@ import itertools
 from typing import Final
 
 from jbdot.devices.links import Links
+from jbdot.many_devices.block import Block
+from jbdot.many_devices.candidates import Candidate, Ways
 from jbdot.many_devices.collectives import AllGather, Cast, ReduceScatter, Slice, Step
 from jbdot.many_devices.plain_jit import plain_way
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.shard import Block
-from jbdot.many_devices.strategies import Candidate, Ways
+from jbdot.many_devices.route import Route
 from jbdot.many_devices.task import Task
 
 
@@ -36,7 +36,7 @@ WORTH: Final = 0.8  # of another way's time: what must be expected of one that s
 
 
 def chosen(found: list[Weighed], ways: Ways, links: Links) -> tuple[list[Weighed], Weighed, bool]:
-    """The ways, best first; plain jit; and whether that is to be taken.
+    """Returns the ways, best first; plain jit; and whether that is to be taken.
 
     The best is the fastest of those that send fewest bytes, or one that sends more and is expected to be faster by a
     fifth. Devices do the same work only where that is expected to be faster by a fifth than every way in which each
@@ -61,7 +61,7 @@ def chosen(found: list[Weighed], ways: Ways, links: Links) -> tuple[list[Weighed
 
 
 def plain_jit(task: Task, links: Links, constrained: bool = False) -> Weighed:
-    """What XLA is expected to do by itself: a model (`plain_way`), not a promise.
+    """Says what XLA is expected to do by itself: a model (`plain_way`), not a promise.
 
     It gathers operands beside the dot; what it sends of the result comes after.
     """
@@ -94,7 +94,7 @@ def estimated(way: Candidate, task: Task, links: Links) -> Estimate:
 
 
 def route_us(way: Route, links: Links) -> float:
-    """What a route is expected to take, one collective after another."""
+    """Says what a route is expected to take, one collective after another."""
     return sum(_step_us(step, block, links) for step, block in _steps(way))
 
 

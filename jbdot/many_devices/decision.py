@@ -11,10 +11,10 @@ from jax.sharding import PartitionSpec
 from jbdot.core.contraction import Contraction
 from jbdot.hardware import Hardware
 from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import Sharding
+from jbdot.many_devices.candidates import Candidate
 from jbdot.many_devices.cost import Estimate
 from jbdot.many_devices.lower_bound import least
-from jbdot.many_devices.shard import Sharding
-from jbdot.many_devices.strategies import Candidate
 from jbdot.many_devices.task import Task
 from jbdot.one_device.call_plan import CallPlan
 
@@ -66,34 +66,34 @@ class Decision:
 
     @property
     def winner(self) -> Candidate:
-        """The way that is taken; plain jit is expected to go it by itself where `is_plain`."""
+        """Returns the way that is taken; plain jit is expected to go it by itself where `is_plain`."""
         return self.plain[0] if self.is_plain else self.candidates[0][0]
 
     @property
     def estimate(self) -> Estimate:
-        """What it is expected to take."""
+        """Says what it is expected to take."""
         return self.plain[1] if self.is_plain else self.candidates[0][1]
 
     @property
     def spec(self) -> PartitionSpec:
-        """The result's PartitionSpec."""
+        """Returns the result's PartitionSpec."""
         return self.out.sharding.spec
 
     @property
     def sent(self) -> int:
-        """Bytes that each device sends."""
+        """Counts the bytes that each device sends."""
         return self.winner.sent
 
     @functools.cached_property
     def bound(self) -> float:
-        """Bytes that each device sends at least in every way that cuts the work into equal boxes: see `lower_bound`."""
+        """Counts the bytes that each device sends at least, with the work in equal boxes (`lower_bound`)."""
         if self.settings.reduce == "unreduced":
             return 0.0  # the bounds are of complete sums
         return least(self.task, self.winner.out.end.sharding)
 
     @property
     def outputs(self) -> dict[PartitionSpec, Candidate]:
-        """Every sharding that was weighed for the result, with the way that sends fewest bytes, fewest first."""
+        """Maps every sharding that was weighed for the result to the way that sends fewest bytes, fewest first."""
         found: dict[Sharding, Candidate] = {}
         for way, _ in self.candidates:
             end = way.out.end.sharding
@@ -102,12 +102,12 @@ class Decision:
 
     @property
     def same_result(self) -> list[Candidate]:
-        """The candidates whose result is sharded as the plan's, best first."""
+        """Returns the candidates whose result is sharded as the plan's, best first."""
         end = self.winner.out.end.sharding
         return [way for way, _ in self.candidates if way.out.end.sharding == end]
 
     @functools.cached_property
     def accumulated(self) -> str:
-        """What each device adds its own terms in: never fewer bits than `lax.dot_general` does."""
+        """Says what each device adds its own terms in: never fewer bits than `lax.dot_general` does."""
         dot_spec = CallPlan(self.contraction).dot_spec(self.lhs, self.rhs, self.settings.precision, self.task.dtype)
         return max(self.task.sum_dtype, dot_spec.sum_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)

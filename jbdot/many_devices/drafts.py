@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jbdot.core.labels import Labels
 from jbdot.devices.links import KINDS, Links
-from jbdot.many_devices.shard import Block, MeshAxes, Sharding, itemsize
+from jbdot.many_devices.block import Block, MeshAxes, Sharding, itemsize
 from jbdot.many_devices.task import Task
 
 Array = NDArray[Any]  # the last axis is of drafts; one before it of labels, or of collectives

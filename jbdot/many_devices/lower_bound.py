@@ -29,7 +29,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jbdot.core.labels import Labels
-from jbdot.many_devices.shard import Block, Sharding
+from jbdot.many_devices.block import Block, Sharding
 from jbdot.many_devices.task import Task
 
 Spans = dict[str, tuple[Any, Any]]  # for each label, where each device's part starts and how long it is
@@ -39,7 +39,7 @@ def arriving(task: Task, end: Sharding) -> float:
     """Counts the bytes that must arrive at a device, on average, for the result to end in a sharding.
 
     Example:
-        >>> from jbdot.many_devices.shard import Block
+        >>> from jbdot.many_devices.block import Block
         >>> from jbdot.many_devices.lower_bound import arriving
         >>> from jbdot.many_devices.task import Task
         >>> from jbdot.core.contraction import Contraction
@@ -109,7 +109,7 @@ def working(task: Task, end: Sharding) -> float:
     """Counts the bytes that each device must send or get which does an equal box of the work.
 
     Example:
-        >>> from jbdot.many_devices.shard import Block
+        >>> from jbdot.many_devices.block import Block
         >>> from jbdot.many_devices.lower_bound import working
         >>> from jbdot.many_devices.task import Task
         >>> from jbdot.core.contraction import Contraction

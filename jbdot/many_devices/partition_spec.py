@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jbdot.core.errors import BadType, BadValue
 from jbdot.core.labels import Labels, Shape
-from jbdot.many_devices.shard import MeshAxes, Sharding
+from jbdot.many_devices.block import MeshAxes, Sharding
 
 
 def read(spec: Any, ndim: int, mesh: Mapping[str, int], name: str) -> Sharding:

@@ -15,6 +15,8 @@ from jax import numpy as jnp
 
 from jbdot.core.labels import Shape
 from jbdot.devices.links import Links
+from jbdot.many_devices.block import Block, Factor, MeshAxes, Sharding
+from jbdot.many_devices.candidates import Candidate
 from jbdot.many_devices.collectives import (
     SCATTERED,
     AllGather,
@@ -25,17 +27,15 @@ from jbdot.many_devices.collectives import (
     Slice,
     Step,
 )
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.shard import Block, Factor, MeshAxes, Sharding
+from jbdot.many_devices.route import Route
 from jbdot.many_devices.shardy import propagated
-from jbdot.many_devices.strategies import Candidate
 from jbdot.many_devices.task import Task
 from jbdot.many_devices.xla_partitioner import Array, Dot, Partitioner, Spread
 from jbdot.many_devices.xla_reshard import Uneven, gathered, parted, parts, slices, whole
 
 
 def plain_way(task: Task, links: Links, constrained: bool = False) -> Candidate:
-    """The way that plain jit takes with a task.
+    """Returns the way that plain jit takes with a task.
 
     Args:
         task: The contraction on a mesh.
@@ -54,7 +54,7 @@ def plain_way(task: Task, links: Links, constrained: bool = False) -> Candidate:
 
 
 def _ended(way: Route, task: Task) -> Route:
-    """The route of the result, which ends on the axes of the task's mesh."""
+    """Returns the route of the result, which ends on the axes of the task's mesh."""
     sharding = tuple(whole(axes, task.mesh) for axes in way.end.sharding)
     end = Block.of(task.shape, task.dtype, sharding, task.mesh)
     found = Route(way.start if way.steps else end, way.steps)
@@ -63,7 +63,7 @@ def _ended(way: Route, task: Task) -> Route:
 
 
 def _spread(task: Task, constrained: bool) -> Spread | None:
-    """The dot as Shardy and the partitioner have it, with the result where it is wanted.
+    """Returns the dot as Shardy and the partitioner have it, with the result where it is wanted.
 
     None where that takes parts of mesh axes, for which the task is to be on a mesh of those.
     """
@@ -83,7 +83,7 @@ def _spread(task: Task, constrained: bool) -> Spread | None:
 
 
 def _gathered(task: Task) -> Spread:
-    """Every device gets all, does all, and keeps its part, where parts of sizes such as 2 and 3 do not fit."""
+    """Lists every device gets all, does all, and keeps its part, where parts of sizes such as 2 and 3 do not fit."""
     c, nothing = task.contraction, ((),) * len(task.shape)
     lhs, rhs = (
         Array(labels, Route(x)).moved([*gathered(x.sharding, ((),) * len(x.shape))], tuple(task.mesh))
@@ -94,7 +94,7 @@ def _gathered(task: Task) -> Spread:
 
 
 def _parted(task: Task) -> Task:
-    """The task on a mesh whose axes are cut into prime factors, for what XLA gives parts of a mesh axis."""
+    """Returns the task on a mesh whose axes are cut into prime factors, for what XLA gives parts of a mesh axis."""
     mesh = parts(task.mesh)
     lhs, rhs = (Block.of(x.shape, x.dtype, parted(x.sharding, mesh), mesh) for x in (task.lhs, task.rhs))
     out = None if task.out is None else parted(task.out, mesh)
@@ -102,7 +102,7 @@ def _parted(task: Task) -> Task:
 
 
 def _turned(way: Route, shape: Shape, labels: tuple[str | None, ...], given: tuple[str, ...]) -> Route:
-    """The route of a result whose axes stand in another order than those of the dot."""
+    """Returns the route of a result whose axes stand in another order than those of the dot."""
     if labels == given:
         return way
     at = {number: labels.index(label) for number, label in enumerate(given)}
@@ -135,7 +135,7 @@ class Framed(AllGather):
     kind = "all-reduce"
 
     def sent(self, block: Block) -> int:
-        """2 (p - 1) times what a device has."""
+        """Counts 2 (p - 1) times what a device has."""
         return 2 * super().sent(block)
 
 
@@ -148,20 +148,20 @@ class Along:
     kind: str
 
     def after(self, block: Block) -> Block:
-        """As after the step."""
+        """Returns the shard as after the step."""
         return self.step.after(block)
 
     def sent(self, block: Block) -> int:
-        """What the step sends."""
+        """Says what the step sends."""
         return self.step.sent(block)
 
     def run(self, x: jax.Array, block: Block) -> jax.Array:
-        """Not run: the compiler does it."""
+        """Refuses to run: the compiler does it."""
         raise NotImplementedError
 
 
 def _compiled(way: Route, links: Links) -> Route:
-    """The route after the passes of the compiler."""
+    """Returns the route after the passes of the compiler."""
     found, scattered = Route(way.start), False
     following = [*way.steps[1:], None]
     for step, then, before, after in zip(way.steps, following, way.blocks, way.blocks[1:], strict=False):
@@ -185,12 +185,12 @@ def _compiled(way: Route, links: Links) -> Route:
 
 
 def is_scattered(sides: tuple[int, ...]) -> bool:
-    """Whether a scatter of sums over a whole slice of these sides, or over less of it, is no all-reduce and slice."""
+    """Says whether sums over a whole slice of these sides, or less of it, are scattered, not all-reduced and cut."""
     return len(sides) < 2 or (len(sides) == 2 and (sides[0] != sides[1] or sides[0] == 2))
 
 
 def _sides(axes: MeshAxes, block: Block, links: Links) -> tuple[int, ...]:
-    """The sides of the slice, in chips, where these mesh axes take all of it; else none."""
+    """Returns the sides of the slice, in chips, where these mesh axes take all of it; else none."""
     if math.prod(block.mesh[axis] for axis in axes) < math.prod(axis.size for axis in links.axes):
         return ()
     return tuple(span.size for span in links.group(whole(axes, _names(links))).spans)

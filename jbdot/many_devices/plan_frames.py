@@ -12,9 +12,9 @@ from typing import Any, Final
 from jbdot.core.errors import array_text
 from jbdot.core.labels import Labels
 from jbdot.core.text import bytes_text
+from jbdot.many_devices.block import Block, MeshAxes
 from jbdot.many_devices.collectives import AllReduce, Cast, ReduceScatter, Slice, Step
 from jbdot.many_devices.decision import Decision
-from jbdot.many_devices.shard import Block, MeshAxes
 
 Place = Mapping[str, int]  # an index along each of some mesh axes
 MOST: Final = 4  # devices that are shown along one mesh axis

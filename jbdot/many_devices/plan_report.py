@@ -8,11 +8,11 @@ from jax import numpy as jnp
 from jbdot.core.errors import array_text
 from jbdot.core.text import bytes_text, paragraph, table, unbroken
 from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import itemsize
+from jbdot.many_devices.candidates import Candidate
 from jbdot.many_devices.collectives import AllReduce, ReduceScatter
 from jbdot.many_devices.cost import Estimate
 from jbdot.many_devices.decision import Decision
-from jbdot.many_devices.shard import itemsize
-from jbdot.many_devices.strategies import Candidate
 
 SHOWN: Final = 8  # candidates in a printed plan
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from jbdot.devices.links import Links
 from jbdot.many_devices import collective_matmul
+from jbdot.many_devices.candidates import Places, Ways
 from jbdot.many_devices.cost import WORTH, Weighed, estimated, route_us
 from jbdot.many_devices.drafts import Array, Draft
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.strategies import Places, Ways
+from jbdot.many_devices.route import Route
 
 FEW: Final = 64  # drafts: as many, or fewer, are all weighed, as on one and two mesh axes
 SIDES: Final = ("lhs", "rhs")

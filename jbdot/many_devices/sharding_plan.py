@@ -20,12 +20,12 @@ from jbdot.core.text import bytes_text
 from jbdot.devices.links import Links
 from jbdot.hardware import Hardware, known
 from jbdot.many_devices import collective_matmul, partition_spec, plan_report
+from jbdot.many_devices.block import Block, MeshAxes, Sharding
+from jbdot.many_devices.candidates import Candidate, Ways
 from jbdot.many_devices.cost import chosen
 from jbdot.many_devices.decision import Decision, Settings
 from jbdot.many_devices.plan_primitive import PlanCall, carried_out
 from jbdot.many_devices.search import Search
-from jbdot.many_devices.shard import Block, MeshAxes, Sharding
-from jbdot.many_devices.strategies import Candidate, Ways
 from jbdot.many_devices.task import Task
 from jbdot.one_device import mark
 from jbdot.one_device.call_plan import CallPlan, canonical

@@ -8,12 +8,12 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from jbdot.many_devices.shard import MeshAxes, Sharding
+from jbdot.many_devices.block import MeshAxes, Sharding
 from jbdot.many_devices.task import Task
 
 
 def propagated(task: Task) -> Sharding:
-    """The sharding of the dot's result, by the labels of `dot_out`.
+    """Returns the sharding of the dot's result, by the labels of `dot_out`.
 
     Each label takes the mesh axes of all arrays that have it, as far as they agree, after those that the result is to
     have there. Of labels that want one mesh axis those of the larger array come first, then those of lhs, of rhs, and
@@ -22,7 +22,7 @@ def propagated(task: Task) -> Sharding:
     Example:
         >>> import jax
         >>> from jbdot.core.contraction import Contraction
-        >>> from jbdot.many_devices.shard import Block
+        >>> from jbdot.many_devices.block import Block
         >>> x = Block.of((8, 8), "float32", (("x",), ()), {"x": 2, "y": 2})
         >>> y = Block.of((8, 16), "float32", ((), ("x",)), {"x": 2, "y": 2})
         >>> task = Task(Contraction.parse("m k, k n -> m n"), x.mesh, x, y, None, (8, 16), "float32", "float32")
@@ -55,7 +55,7 @@ def propagated(task: Task) -> Sharding:
 
 
 def _agreed(cuts: Iterable[MeshAxes]) -> MeshAxes:
-    """The longest mesh axes, as far as none is at odds: `getCompatibleMajorAxes`."""
+    """Returns the longest mesh axes, as far as none is at odds: `getCompatibleMajorAxes`."""
     found: MeshAxes = ()
     grows = True
     for axes in cuts:

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping
 
 from jbdot.core.contraction import Contraction
-from jbdot.many_devices.shard import Block, MeshAxes, Sharding
+from jbdot.many_devices.block import Block, MeshAxes, Sharding
 
 
 @dataclasses.dataclass(frozen=True)

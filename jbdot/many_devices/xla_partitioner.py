@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from jbdot.core.contraction import Contraction
 from jbdot.core.labels import Labels
+from jbdot.many_devices.block import Block, MeshAxes, Sharding
 from jbdot.many_devices.collectives import AllReduce, Slice
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.shard import Block, MeshAxes, Sharding
+from jbdot.many_devices.route import Route
 from jbdot.many_devices.xla_reshard import Group, Moves, Tiles, joined, rest
 
 
@@ -36,19 +36,19 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Bytes that a device has."""
+        """Counts the bytes that a device has."""
         return self.route.end.bytes
 
     def within(self, scope: Collection[str]) -> Sharding:
-        """How it is cut within groups of devices: by these mesh axes."""
+        """Says how it is cut within groups of devices: by these mesh axes."""
         return tuple([tuple([axis for axis in axes if axis in scope]) for axes in self.route.end.sharding])
 
     def between(self, scope: Collection[str]) -> Sharding:
-        """How it is cut into groups: by all other mesh axes."""
+        """Says how it is cut into groups: by all other mesh axes."""
         return tuple([tuple([axis for axis in axes if axis not in scope]) for axes in self.route.end.sharding])
 
     def moved(self, moves: Moves, scope: Collection[str]) -> "Array":
-        """The array after steps within groups."""
+        """Returns the array after steps within groups."""
         between, way = self.between(scope), self.route
         for step, inner in moves:
             way = way.to(step, both(between, inner))
@@ -91,7 +91,7 @@ class Dot:
 
     @property
     def sides(self) -> tuple[tuple[Array, Array, bool], tuple[Array, Array, bool]]:
-        """Each operand, the other one, and whether it is lhs."""
+        """Lists each operand, the other one, and whether it is lhs."""
         return (self.lhs, self.rhs, True), (self.rhs, self.lhs, False)
 
 
@@ -133,24 +133,24 @@ class Partitioner:
         return self._made(dot, lhs, rhs)
 
     def moved(self, x: Array, end: Sharding, scope: MeshAxes) -> Array:
-        """An array that is cut in another way within groups."""
+        """Returns an array that is cut in another way within groups."""
         return x.moved(self._tiles.steps(x.within(scope), end, scope), scope)
 
     def _gathered(self, x: Array, scope: MeshAxes) -> Array:
         return self.moved(x, ((),) * len(x.labels), scope)
 
     def _parts(self, labels: Labels, sharding: Sharding, kind: Labels) -> int:
-        """Into how many parts an array is cut along labels of a kind: `GetPartitionsForDims`."""
+        """Counts the parts into which an array is cut along labels of a kind: `GetPartitionsForDims`."""
         return self._tiles.size(joined(axes for label, axes in zip(labels, sharding, strict=True) if label in kind))
 
     @staticmethod
     def _by(labels: Labels, sharding: Sharding, others: Labels) -> Sharding:
-        """A sharding, by the labels of another array: `TransposeShardingWithCollapsedDims`."""
+        """Returns a sharding, by the labels of another array: `TransposeShardingWithCollapsedDims`."""
         at = dict(zip(labels, sharding, strict=True))
         return tuple([at.get(label, ()) for label in others])
 
     def _made(self, dot: Dot, lhs: Array, rhs: Array, sums: Iterable[Sums] = ()) -> Spread:
-        """The dot of what each device has, and its sums."""
+        """Returns the dot of what each device has, and its sums."""
         ends = zip((*rhs.labels, *lhs.labels), (*rhs.route.end.sharding, *lhs.route.end.sharding), strict=True)
         at = dict(ends)
         way = Route(Block.of(self._shape, self._dtype, tuple(at[label] for label in self.out), self._mesh))
@@ -167,7 +167,7 @@ class Partitioner:
     # One kind of labels takes all devices: PartitionBaseCase.
 
     def _base(self, dot: Dot, moves: bool) -> Spread | None:
-        """What one rule says; None where there is none. Only at the end may operands move to where the result is."""
+        """Applies one rule; None where none fits. Only at the end may operands move to where the result is."""
         if any(
             self._tiles.repeats(x, dot.scope) for x in (dot.lhs.within(dot.scope), dot.rhs.within(dot.scope), dot.out)
         ):
@@ -227,7 +227,7 @@ class Partitioner:
         return self._made(dot, lhs, rhs)
 
     def _as_one_is_summed(self, dot: Dot) -> Spread | None:
-        """One operand is cut along contracting labels, and larger than the result, of which every device gets all."""
+        """Spreads an operand cut along contracting labels, and larger than the result, which all devices get."""
         size = math.prod(self._shape) // self._tiles.size(joined(dot.between))
         for x, y, is_lhs in reversed(dot.sides):
             inner = x.within(dot.scope)
@@ -239,13 +239,13 @@ class Partitioner:
         return None
 
     def _elements(self, x: Array, scope: MeshAxes) -> int:
-        """Elements of an array that one group of devices has."""
+        """Counts the elements of an array that one group of devices has."""
         return math.prod(x.route.start.shape) // self._tiles.size(joined(x.between(scope)))
 
     # Groups of devices, and a smaller dot within each.
 
     def _within(self, dot: Dot, lhs: Array, rhs: Array, out: Group, scope: MeshAxes) -> Dot:
-        """The dot within groups that the result has."""
+        """Returns the dot within groups that the result has."""
         between = both(dot.between, self._tiles.outer(out))
         return dataclasses.replace(dot, lhs=lhs, rhs=rhs, out=out.inner, between=between, scope=scope)
 
@@ -253,7 +253,7 @@ class Partitioner:
         return [labels.index(label) for label in kind]
 
     def _recut(self, x: Array, counts: Mapping[int, int], dot: Dot, dims: list[int], groups: Group) -> Sharding:
-        """An operand's sharding with other counts along some axes, all devices in turn, in the groups of another."""
+        """Cuts an operand into other counts along some axes, all devices in turn, in the groups of another."""
         tiles, inner = self._tiles, x.within(dot.scope)
         wanted = [counts.get(dim, tiles.size(axes)) for dim, axes in enumerate(inner)]
         cut = tiles.cut((*joined(inner), *rest(inner, dot.scope)), wanted)
@@ -282,7 +282,7 @@ class Partitioner:
         return self._ended(self.spread(self._within(dot, lhs, rhs, out, out.scope)), dot)
 
     def _as_batch_of(self, x: Array, y: Array, out: Group, dot: Dot) -> Sharding | None:
-        """An operand's sharding with the batch labels of the result: `reshard_to_output_batch`."""
+        """Returns an operand's sharding with the batch labels of the result: `reshard_to_output_batch`."""
         tiles, inner, dims = self._tiles, x.within(dot.scope), self._dims(x.labels, self._batch)
         if not joined(inner):
             return self._by(self.out, tiles.outer(out), x.labels)
@@ -318,7 +318,7 @@ class Partitioner:
         return self.spread(self._within(dot, *((x, y) if is_lhs else (y, x)), out, out.scope))
 
     def _matching(self, dot: Dot) -> tuple[bool, Labels]:
-        """Whether lhs' free labels make the groups, and which: the others' operand is repeated less then."""
+        """Says whether lhs' free labels make the groups, and which: the others' operand is repeated less then."""
         kinds = self._lhs_free, self._rhs_free
         has = [self._parts(x.labels, x.within(dot.scope), kind) for (x, *_), kind in zip(dot.sides, kinds, strict=True)]
         wanted = [self._parts(self.out, dot.out, kind) for kind in kinds]
@@ -335,7 +335,7 @@ class Partitioner:
         return is_lhs, tuple(label for label in kind if at[label] == goes[label] > 1)
 
     def _repeated(self, y: Array, x: Array, is_lhs: bool, out: Group, dot: Dot) -> Array:
-        """The other operand, the same in every group."""
+        """Returns the other operand, the same in every group."""
         scope, tiles = dot.scope, self._tiles
         group = self._other(y, y.within(scope), x, is_lhs, out, dot)
         if group is None and joined(y.within(scope)):
@@ -352,7 +352,7 @@ class Partitioner:
         return self.moved(y, end, scope)
 
     def _expected(self, y: Array, x: Array, dot: Dot) -> Sharding:
-        """How the result, and then the other operand, would have an operand cut: `InferDotOperandSharding`."""
+        """Says how the result, and then the other operand, would have an operand cut: `InferDotOperandSharding`."""
         first = self._by(self.out, dot.out, y.labels)
         second = self._by(x.labels, x.within(dot.scope), y.labels)
         longest = tuple([max(pair, key=len) for pair in zip(first, second, strict=True)])
@@ -362,7 +362,7 @@ class Partitioner:
         return longest if agree and len({*joined(longest)}) == len(joined(longest)) else first
 
     def _other(self, y: Array, inner: Sharding, x: Array, is_lhs: bool, out: Group, dot: Dot) -> Group | None:
-        """The groups of the other operand: `GetNonContractingPartitionGroupedShardingForOtherOperand`."""
+        """Returns the groups of the other operand: `GetNonContractingPartitionGroupedShardingForOtherOperand`."""
         tiles, rank, count, repeating = self._tiles, len(inner), self._tiles.size(out.axes), rest(inner, dot.scope)
         whole = Group((rank,), (count,), out.axes, out.scope, inner)
         if not joined(inner):
@@ -383,7 +383,7 @@ class Partitioner:
         return tiles.aligned(tiles.group(inner, dims, dot.scope, parts), out, any_order=True)
 
     def _to_repeat(self, y: Array, inner: Sharding, x: Array, is_lhs: bool, count: int, dot: Dot) -> list[int] | None:
-        """The axes along which the other operand is to be gathered, where counts allow it."""
+        """Returns the axes along which the other operand is to be gathered, where counts allow it."""
         free = self._rhs_free if is_lhs else self._lhs_free
         summed, own = (self._parts(y.labels, inner, kind) for kind in (self._summed, free))
         may_sum = summed == count and own == self._parts(self.out, dot.out, free)
@@ -394,7 +394,7 @@ class Partitioner:
         return self._dims(y.labels, free) if may_free else None
 
     def _grouping(self, inner: Sharding, groups: Group, scope: MeshAxes) -> list[int] | None:
-        """The axes by which an array has these groups: `FindMatchingPartitionedDimsForGrouping`."""
+        """Returns the axes by which an array has these groups: `FindMatchingPartitionedDimsForGrouping`."""
         every = (*inner, rest(inner, scope))
         if not joined(inner) or self._tiles.size(groups.axes) < 2:
             return None
@@ -428,7 +428,7 @@ class Partitioner:
         return self._ended(self.spread(dataclasses.replace(inner, sums=(*dot.sums, sums))), dot)
 
     def _coarser(self, x: Array, y: Array, groups: Group, dot: Dot) -> Sharding:
-        """The result's sharding, or that of the only operand that is cut within groups, if that is a part of it."""
+        """Gives the result's sharding, or that of the only operand that is cut within groups, if it is a part of it."""
         out, repeating = dot.out, self._tiles.size(rest(dot.out, dot.scope))
         within = [(z.labels, z.within(groups.scope)) for z in (x, y) if joined(z.within(groups.scope))]
         fits = self._tiles.repeats(out, dot.scope) and repeating % self._tiles.size(groups.axes) == 0
@@ -438,7 +438,7 @@ class Partitioner:
         return theirs if all(axes[: len(cut)] == cut for cut, axes in zip(theirs, out, strict=True)) else out
 
     def _sums(self, dot: Dot, out: Sharding, groups: Group) -> tuple[Sums, Group]:
-        """What is added and kept, and the groups of the result: `GetDotGroupPartitionContractingOutputShardings`."""
+        """Gives what is added and kept, and the result's groups: `GetDotGroupPartitionContractingOutputShardings`."""
         tiles, scope, rank, nothing = self._tiles, dot.scope, len(out), ((),) * len(out)
         count = tiles.size(groups.axes)
         if tiles.repeats(out, scope) and tiles.size(rest(out, scope)) % count == 0:
@@ -456,7 +456,7 @@ class Partitioner:
         return Sums(groups.axes), Group((), (), groups.axes, groups.scope, nothing)
 
     def _by_repeating(self, dot: Dot) -> Spread | None:
-        """Each device has all of the operands: `PartitionDotRemovingOutputPartialReplication`."""
+        """Lists each device has all of the operands: `PartitionDotRemovingOutputPartialReplication`."""
         if any(joined(x.within(dot.scope)) for x, *_ in dot.sides) or not self._tiles.repeats(dot.out, dot.scope):
             return None
         group = self._tiles.group(dot.out, [len(self.out)], dot.scope)
@@ -464,7 +464,7 @@ class Partitioner:
 
 
 def both(first: Sharding, second: Sharding) -> Sharding:
-    """The mesh axes of one sharding, and within its parts those of another."""
+    """Returns the mesh axes of one sharding, and within its parts those of another."""
     return tuple([(*a, *b) for a, b in zip(first, second, strict=True)])
 
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from jbdot.many_devices.block import Factor, MeshAxes, Sharding
 from jbdot.many_devices.collectives import AllGather, AllToAll, Permute, Slice, Step
-from jbdot.many_devices.shard import Factor, MeshAxes, Sharding
 
 PART: Final = "/"  # between a mesh axis and the number of its part
 Counts = tuple[int, ...]
@@ -56,15 +56,15 @@ class Tiles:
         self.mesh = mesh
 
     def size(self, axes: Iterable[str]) -> int:
-        """How many devices mesh axes have."""
+        """Says how many devices mesh axes have."""
         return math.prod([self.mesh[axis] for axis in axes])
 
     def counts(self, sharding: Sharding) -> Counts:
-        """Into how many parts each axis is cut."""
+        """Counts the parts into which each axis is cut."""
         return tuple([self.size(axes) for axes in sharding])
 
     def cut(self, axes: MeshAxes, counts: Sequence[int]) -> Sharding:
-        """Mesh axes in turn, so many devices each; the last ones may be left.
+        """Takes mesh axes in turn, so many devices each; the last ones may be left.
 
         Raises:
             Uneven: A mesh axis would have to be cut.
@@ -92,13 +92,13 @@ class Tiles:
         return Group(tuple(dims), self.counts(tuple(chosen)), joined(chosen), members, inner)
 
     def aligned(self, group: Group, other: Group, any_order: bool = False) -> Group:
-        """The group with the devices of another: where they are the same, nothing moves within."""
+        """Returns the group with the devices of another: where they are the same, nothing moves within."""
         same = set(group.axes) == set(other.axes) if any_order else group.axes == other.axes
         inner = group.inner if same else self.cut(other.scope, self.counts(group.inner))
         return group._replace(axes=other.axes, scope=other.scope, inner=inner)
 
     def whole(self, group: Group) -> Sharding:
-        """The sharding over all groups."""
+        """Returns the sharding over all groups."""
         found = list(group.inner)
         for dim, axes in zip(group.dims, self.cut(group.axes, group.parts), strict=True):
             if dim < len(found):
@@ -106,17 +106,17 @@ class Tiles:
         return tuple(found)
 
     def outer(self, group: Group) -> Sharding:
-        """How an array is cut into groups."""
+        """Says how an array is cut into groups."""
         return self.whole(group._replace(inner=((),) * len(group.inner)))
 
     def steps(self, start: Sharding, end: Sharding, scope: MeshAxes) -> Moves:
-        """The steps that XLA takes."""
+        """Returns the steps that XLA takes."""
         found = self._steps(start, end, scope, True)
         assert found is not None
         return found
 
     def _steps(self, start: Sharding, end: Sharding, scope: MeshAxes, gathers: bool) -> Moves | None:
-        """The steps, or None where all would have to be gathered and that is not allowed."""
+        """Returns the steps, or None where all would have to be gathered and that is not allowed."""
         if start == end:
             return []
         has, wants = self.counts(start), self.counts(end)
@@ -137,7 +137,7 @@ class Tiles:
         return [*gathered(start, nothing), *slices(nothing, end)]
 
     def _nested(self, start: Sharding, end: Sharding, scope: MeshAxes) -> Moves | None:
-        """A slice, or a gather, of parts that are nested, and a permutation where devices are not."""
+        """Returns a slice, or a gather, of parts that are nested, and a permutation where devices are not."""
         if self.repeats(start, scope):
             between = self.compatible(start, end, scope)
             if between is not None:
@@ -158,11 +158,11 @@ class Tiles:
         return self._exchanged(start, end, exchanges(self.counts(start), self.counts(end)) or [])
 
     def repeats(self, sharding: Sharding, scope: MeshAxes) -> bool:
-        """Whether some devices, not all, have the same part."""
+        """Says whether some devices, not all, have the same part."""
         return bool(joined(sharding)) and bool(rest(sharding, scope))
 
     def compatible(self, coarse: Sharding, fine: Sharding, scope: MeshAxes) -> Sharding | None:
-        """A sharding of a fine one's counts, whose parts are within a coarse one's; None where there is none."""
+        """Finds a sharding of a fine one's counts, whose parts are within a coarse one's; None where there is none."""
         has, wants = self.counts(coarse), self.counts(fine)
         if any(many % few for few, many in zip(has, wants, strict=True)):
             return None
@@ -173,7 +173,7 @@ class Tiles:
         return tuple([(*first, *axes) for first, axes in zip(coarse, added, strict=True)])
 
     def _shifted(self, coarse: Sharding, fine: Sharding, scope: MeshAxes) -> Sharding | None:
-        """Between a sharding and one whose axes are cut as their left neighbours: the last cut is gone."""
+        """Goes from a sharding to one whose axes are cut as their left neighbours: the last cut is gone."""
         has, wants = self.counts(coarse), self.counts(fine)
         left = rest(coarse, scope)
         last = max((dim for dim, count in enumerate(wants) if count > 1), default=0)
@@ -184,7 +184,7 @@ class Tiles:
         return tuple([() if dim == last else axes for dim, axes in enumerate(fine)])
 
     def _exchanged(self, start: Sharding, end: Sharding, pairs: list[tuple[int, int]]) -> Moves:
-        """All-to-alls: two axes of the array swap counts; several pairs that do not meet at once."""
+        """Exchanges by all-to-alls: two axes of the array swap counts; several pairs that do not meet at once."""
         found: Moves = []
         now = start
         free: list[tuple[int, int]] = []
@@ -224,7 +224,7 @@ class Tiles:
         return None
 
     def _halved(self, start: Sharding, end: Sharding, scope: MeshAxes, at: int, count: int) -> Moves | None:
-        """One axis of the array as two, for its slow parts, so many, and its fast ones."""
+        """Returns one axis of the array as two, for its slow parts, so many, and its fast ones."""
 
         def halves(sharding: Sharding) -> Sharding:
             head = self.cut(sharding[at], [count])[0]
@@ -237,7 +237,7 @@ class Tiles:
         return None if found is None else [(step, merged(sharding)) for step, sharding in found]
 
     def _grouped(self, start: Sharding, end: Sharding, scope: MeshAxes) -> Moves | None:
-        """Within groups, where some axes of the array are cut into as many parts before and after."""
+        """Moves within groups, where some axes of the array are cut into as many parts before and after."""
         has, wants = self.counts(start), self.counts(end)
         dims = [dim for dim, (few, many) in enumerate(zip(has, wants, strict=True)) if few == many > 1]
         if not dims:
@@ -252,7 +252,7 @@ class Tiles:
 
 
 def parts(mesh: Mapping[str, int]) -> dict[str, int]:
-    """The mesh with an axis for each prime factor of one.
+    """Returns the mesh with an axis for each prime factor of one.
 
     Example:
         >>> parts({"x": 12, "y": 1})
@@ -270,12 +270,12 @@ def parts(mesh: Mapping[str, int]) -> dict[str, int]:
 
 
 def parted(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
-    """A sharding by the axes of `parts`."""
+    """Returns a sharding by the axes of `parts`."""
     return tuple(tuple(part for axis in axes for part in mesh if part.rpartition(PART)[0] == axis) for axes in sharding)
 
 
 def whole(axes: MeshAxes, mesh: Collection[str]) -> MeshAxes:
-    """The axes of a mesh that some are, or are parts of.
+    """Returns the axes of a mesh that some are, or are parts of.
 
     Example:
         >>> whole(("y/0", "y/1", "x"), ("x", "y"))
@@ -285,24 +285,24 @@ def whole(axes: MeshAxes, mesh: Collection[str]) -> MeshAxes:
 
 
 def joined(sharding: Iterable[MeshAxes]) -> MeshAxes:
-    """All mesh axes of a sharding."""
+    """Returns all mesh axes of a sharding."""
     return tuple([axis for axes in sharding for axis in axes])
 
 
 def rest(sharding: Sharding, scope: MeshAxes) -> MeshAxes:
-    """The mesh axes along which devices have the same."""
+    """Returns the mesh axes along which devices have the same."""
     used = joined(sharding)
     return tuple([axis for axis in scope if axis not in used])
 
 
 def permuted(start: Sharding, end: Sharding) -> tuple[Step, Sharding]:
-    """Whole blocks change hands."""
+    """Lets whole blocks change hands."""
     factors = tuple(tuple[Factor, ...]((axis, True) for axis in axes) for axes in end)
     return Permute(factors, tuple(dict.fromkeys((*joined(start), *joined(end))))), end
 
 
 def slices(start: Sharding, end: Sharding) -> Iterator[tuple[Step, Sharding]]:
-    """Each device keeps its part of what it has."""
+    """Lists each device keeps its part of what it has."""
     now = list(start)
     for dim, axes in enumerate(end):
         if axes != now[dim]:
@@ -312,7 +312,7 @@ def slices(start: Sharding, end: Sharding) -> Iterator[tuple[Step, Sharding]]:
 
 
 def gathered(start: Sharding, end: Sharding) -> Iterator[tuple[Step, Sharding]]:
-    """Each device gets the parts of all others, of one axis of the array after another."""
+    """Lists each device gets the parts of all others, of one axis of the array after another."""
     axes = tuple([axis for axis in joined(start) if axis not in joined(end)])
     if axes:
         yield AllGather(axes), end
@@ -349,7 +349,7 @@ def exchanges(has: Counts, wants: Counts) -> list[tuple[int, int]] | None:
 
 
 def _split(has: Counts, wants: Counts) -> tuple[int, int] | None:
-    """Which axis of the array to see as two, and how many slow parts it then has; None where that is of no use."""
+    """Says which axis of the array to see as two, and how many slow parts it then has; None where that is of no use."""
     pairs = list(enumerate(zip(has, wants, strict=True)))
     ends = [dim for dim, pair in pairs if min(pair) == 1 != max(pair)]
     both = [

@@ -7,9 +7,9 @@ import pytest
 from meshes import shardings
 
 from jbdot.core.contraction import Contraction
+from jbdot.many_devices.block import Block
+from jbdot.many_devices.candidates import candidates
 from jbdot.many_devices.lower_bound import arriving, least, working
-from jbdot.many_devices.shard import Block
-from jbdot.many_devices.strategies import candidates
 from jbdot.many_devices.task import Task
 
 MESH = {"x": 4, "y": 4}

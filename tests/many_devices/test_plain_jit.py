@@ -13,8 +13,8 @@ from jbdot.core.contraction import Contraction
 from jbdot.devices.links import Links
 from jbdot.hardware import known, of_topology
 from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import Block
 from jbdot.many_devices.plain_jit import is_scattered, plain_way
-from jbdot.many_devices.shard import Block
 from jbdot.many_devices.task import Task
 
 GEMM, BATCHED = "m k, k n -> m n", "b m k, b k n -> b m n"

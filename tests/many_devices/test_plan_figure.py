@@ -16,11 +16,11 @@ from meshes import mesh, shardings, struct
 
 from jbdot.core.text import bytes_text
 from jbdot.hardware import known
+from jbdot.many_devices.block import Block
 from jbdot.many_devices.collectives import AllGather
 from jbdot.many_devices.partition_spec import written
 from jbdot.many_devices.plan_frames import Side, panels, segments, sides, stages
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.shard import Block
+from jbdot.many_devices.route import Route
 from jbdot.many_devices.sharding_plan import plan_sharding
 
 mpl.use("Agg")

@@ -9,11 +9,11 @@ import pytest
 from jbdot.core.contraction import Contraction
 from jbdot.devices.links import Links
 from jbdot.hardware import known
-from jbdot.many_devices import strategies
+from jbdot.many_devices import candidates
+from jbdot.many_devices.block import Block
+from jbdot.many_devices.candidates import Ways
 from jbdot.many_devices.cost import chosen, estimated
 from jbdot.many_devices.search import CLOSE, Search, _total_us
-from jbdot.many_devices.shard import Block
-from jbdot.many_devices.strategies import Ways
 from jbdot.many_devices.task import Task
 
 SIZES = (2, 4, 6, 8, 8, 16, 15, 32, 64, 128, 512)
@@ -110,13 +110,13 @@ def test_the_way_that_is_taken_is_the_one_that_looking_at_all_takes(seed, axes):
 def test_few_routes_are_looked_at(monkeypatch):
     """Of a product of 512 million FLOPs on 4x4x4x2 chips, whose ways have thousands of routes."""
     looked = []
-    route = strategies.route
+    route = candidates.route
 
     def counted(*arguments):
         looked.append(arguments)
         return route(*arguments)
 
-    monkeypatch.setattr(strategies, "route", counted)
+    monkeypatch.setattr(candidates, "route", counted)
     mesh = {"x": 4, "y": 4, "z": 4, "w": 2}
     c = Contraction.parse("a b c d, c d e a -> a b e")
     lhs = Block.of((64, 512, 64, 128), "bfloat16", (("x",), (), ("y",), ("z",)), mesh)

@@ -8,7 +8,7 @@ from meshes import mesh
 
 from jbdot.core.contraction import Contraction
 from jbdot.many_devices import partition_spec
-from jbdot.many_devices.shard import Block
+from jbdot.many_devices.block import Block
 from jbdot.many_devices.shardy import propagated
 from jbdot.many_devices.task import Task
 

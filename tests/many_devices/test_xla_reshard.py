@@ -9,8 +9,8 @@ from meshes import mesh, shardings
 
 from jbdot import hlo
 from jbdot.many_devices import partition_spec
-from jbdot.many_devices.reshard import Route
-from jbdot.many_devices.shard import Block
+from jbdot.many_devices.block import Block
+from jbdot.many_devices.route import Route
 from jbdot.many_devices.xla_reshard import Tiles, Uneven, exchanges, parted, parts
 
 SQUARE, OBLONG = {"x": 4, "y": 4}, {"x": 4, "y": 16}

@@ -62,3 +62,24 @@ def test_examples_import_what_they_use(name):
 def test_every_public_function_is_in_the_reference():
     shown = {x for name in NAMED for x in documented(name) if callable(x)}
     assert {getattr(jbdot, name) for name in jbdot.__all__ if callable(getattr(jbdot, name))} <= shown
+
+
+NOUNS = {"Bytes", "Axes", "Devices", "Rows", "Elements", "Products", "Its", "Others", "This", "As", "Ways"}
+
+
+def described(path):
+    """The functions of a file that have a docstring, but for commands, whose help is in the imperative."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.FunctionDef)
+            and ast.get_docstring(node)
+            and "app." not in ast.unparse(node).split("def")[0]
+        ):
+            yield node.name, ast.get_docstring(node).splitlines()[0]
+
+
+def test_the_first_line_of_a_docstring_is_a_sentence_with_a_verb():
+    lines = [(path.name, *said) for path in sorted((ROOT / "jbdot").rglob("*.py")) for said in described(path)]
+    assert len(lines) > 600
+    verbs = [re.match(r"([A-Z][a-z]+s)\b", line) for *_, line in lines]
+    assert not [line for line, verb in zip(lines, verbs, strict=True) if verb is None or verb[1] in NOUNS]

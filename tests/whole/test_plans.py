@@ -23,8 +23,8 @@ from benchmarks.plans import (
 from jbdot.core.contraction import Contraction
 from jbdot.devices.links import Links
 from jbdot.hardware import of_topology
+from jbdot.many_devices.block import Block
 from jbdot.many_devices.plain_jit import plain_way
-from jbdot.many_devices.shard import Block
 from jbdot.many_devices.task import Task
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from meshes import shardings
 
 from jbdot.core.contraction import Contraction
-from jbdot.many_devices.shard import Block
-from jbdot.many_devices.strategies import candidates, sharding_of
+from jbdot.many_devices.block import Block
+from jbdot.many_devices.candidates import candidates, sharding_of
 from jbdot.many_devices.task import Task
 
 GEMM = Contraction.parse("m k, k n -> m n")

@@ -10,9 +10,9 @@ from jax.sharding import NamedSharding
 from meshes import integers, mesh, shardings, together
 
 from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import Block
 from jbdot.many_devices.collectives import AllGather, AllReduce, AllToAll, Cast, Permute, ReduceScatter, Slice
-from jbdot.many_devices.reshard import Route, route
-from jbdot.many_devices.shard import Block
+from jbdot.many_devices.route import Route, route
 
 EVERY = shardings("xy", 2)
 SHAPE = (16, 32)

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from jbdot.core.labels import Labels
 from jbdot.many_devices import collective_matmul
+from jbdot.many_devices.block import Block, MeshAxes, Sharding
 from jbdot.many_devices.collectives import AllReduce
 from jbdot.many_devices.drafts import Draft, Drafts
-from jbdot.many_devices.reshard import Route, route
-from jbdot.many_devices.shard import Block, MeshAxes, Sharding
+from jbdot.many_devices.route import Route, route
 from jbdot.many_devices.task import Task
 
 Places = Mapping[str, MeshAxes]  # for each label the mesh axes that share it out, the slowest first

@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 
 import jax
 
+from jbdot.many_devices.block import Block, Factor, MeshAxes, Sharding, itemsize
 from jbdot.many_devices.collectives import AllGather, AllReduce, AllToAll, Cast, Permute, ReduceScatter, Slice, Step
-from jbdot.many_devices.shard import Block, Factor, MeshAxes, Sharding, itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Route:
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """What a device holds before the first step and after each."""
+        """Says what a device holds before the first step and after each."""
         found = [self.start]
         for step in self.steps:
             found.append(step.after(found[-1]))
@@ -43,22 +43,22 @@ class Route:
 
     @property
     def end(self) -> Block:
-        """What a device holds at the end."""
+        """Says what a device holds at the end."""
         return self.blocks[-1]
 
     @functools.cached_property
     def sent(self) -> int:
-        """Bytes that each device sends on the way."""
+        """Counts the bytes that each device sends on the way."""
         return sum(step.sent(block) for step, block in zip(self.steps, self.blocks, strict=False))
 
     def then(self, step: Step) -> "Route":
-        """The route with one more step."""
+        """Returns the route with one more step."""
         way = Route(self.start, (*self.steps, step))
         vars(way)["blocks"] = (*self.blocks, step.after(self.end))  # as the property finds them, without going back
         return way
 
     def to(self, step: Step, sharding: Sharding) -> "Route":
-        """The route with one more step, which ends at a sharding that is known."""
+        """Returns the route with one more step, which ends at a sharding that is known."""
         way = Route(self.start, (*self.steps, step))
         block = Block.of(self.start.shape, self.start.dtype, sharding, self.start.mesh)
         vars(way)["blocks"] = (*self.blocks, block)
@@ -79,7 +79,7 @@ def route(
     dtype: str | None = None,
     slow: MeshAxes = (),
 ) -> Route | None:
-    """The steps from a block to a sharding; None where a size does not divide.
+    """Returns the steps from a block to a sharding; None where a size does not divide.
 
     Args:
         start: What each device has.
@@ -108,7 +108,7 @@ def route(
 
 
 def _missing(start: Block, end: Block) -> int:
-    """Bytes that a device lacks of its part in the end, however well that fits the part that it has."""
+    """Counts the bytes that a device lacks of its part in the end, however well that fits the part that it has."""
     common = math.prod([min(sizes) for sizes in zip(start.local, end.local, strict=True)])
     return (math.prod(end.local) - common) * itemsize(start.dtype)
 
@@ -126,7 +126,7 @@ def _renamed(start: Block, end: Sharding, axes: MeshAxes, cast: Cast | None) -> 
 
 
 def _permuted(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None) -> Route | None:
-    """One permutation, where blocks keep their shape."""
+    """Finds one permutation, where blocks keep their shape."""
     goal = Block.of(start.shape, start.dtype, end, start.mesh)
     if partial or cast or goal.local != start.local or goal.sharding == start.sharding:
         return None
@@ -160,7 +160,7 @@ def _direct(
 
 
 def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool, slow: MeshAxes) -> Route:
-    """First what makes blocks smaller."""
+    """Puts first what makes blocks smaller."""
     start = way.end
     summed = tuple(axis for axis in partial if not scatter or not any(axis in axes for axes in end))
     fresh = [tuple(axis for axis in axes if axis not in start.at and axis not in partial) for axes in end]
@@ -177,7 +177,7 @@ def _shrunk(way: Route, end: Sharding, partial: MeshAxes, scatter: bool, slow: M
 
 
 def _moves(block: Block, end: Sharding) -> dict[tuple[int, int], MeshAxes]:
-    """Mesh axes that go from one axis of the array to another."""
+    """Lists the mesh axes that go from one axis of the array to another."""
     moves: dict[tuple[int, int], MeshAxes] = {}
     for dim, axes in enumerate(end):
         for axis in axes:
@@ -220,7 +220,7 @@ def _ordered(way: Route, end: Sharding, dims: Sequence[int]) -> Route:
 
 
 def _gathered(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None) -> Route | None:
-    """The long way: everything is gathered, then sliced."""
+    """Returns the long way: everything is gathered, then sliced."""
     way = Route(start, (AllReduce(partial),) if partial else ())
     way = way.then(cast) if cast else way
     for axes in _runs(start, tuple(start.at)):
@@ -233,17 +233,17 @@ def _gathered(start: Block, end: Sharding, partial: MeshAxes, cast: Cast | None)
 
 
 def _agree(first: MeshAxes, last: MeshAxes) -> bool:
-    """Whether one order begins the other, so that one order of factors serves both."""
+    """Says whether one order begins the other, so that one order of factors serves both."""
     return first[: len(last)] == last or last[: len(first)] == first
 
 
 def _begins(block: Block, dim: int, axes: MeshAxes) -> bool:
-    """Whether the factors of an axis of the array begin with these."""
+    """Says whether the factors of an axis of the array begin with these."""
     return tuple(axis for axis, _ in block.factors[dim])[: len(axes)] == axes
 
 
 def _runs(block: Block, axes: MeshAxes) -> list[MeshAxes]:
-    """Mesh axes in groups that one collective takes: those that stand side by side in one axis of the array."""
+    """Groups mesh axes that one collective takes: those that stand side by side in one axis of the array."""
     runs: list[MeshAxes] = []
     for axis in sorted(axes, key=lambda axis: block.at[axis]):
         dim, position = block.at[axis]

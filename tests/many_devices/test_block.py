@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding
 from meshes import mesh, shardings
 
 from jbdot.many_devices import partition_spec
-from jbdot.many_devices.shard import Block
+from jbdot.many_devices.block import Block
 
 MESH = {"x": 2, "y": 4}
 
