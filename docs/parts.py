@@ -74,7 +74,7 @@ def _counted(framework: str) -> dict[str, collections.Counter[str]]:
     with jax.enable_x64(True):
         for record in records.load(framework):
             op = record["op"]
-            door = f"`{framework}.{'Dot' if op == 'dot_layer' else records.NAMES.get(op, op)}`"
+            door = f"`{framework}.{records.name_of(op)}`"
             found[door + " of a BCOO" * (op == "sparse_dot")] += collections.Counter(
                 calls=1,
                 ok=record["status"] == "ok",
@@ -260,6 +260,8 @@ def _call(found: dict[str, Any]) -> str:
     given = [f"{name}={value}" for name, value in found["kw"].items() if value not in ("None", False, None)]
     if found["op"] == "dot_layer":
         return f"layers.Dot({', '.join(given)})([{', '.join(shapes)}])"
+    if found["op"] == "t_einsum":
+        return f"torch.einsum({found['kw']['equation']}, {', '.join(shapes)})"
     if found["op"] == "einsum":
         return f"tf.einsum({found['kw']['subscripts']!r}, {', '.join(shapes)})"
     return f"{found['call']}({', '.join(shapes + given)})"

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot import keras, keras_tf1, mxnet, tensorflow, theano, torch
 from jbdot.calls.contract import contract, dot_general
 from jbdot.calls.explanation import Explanation, explain
 from jbdot.calls.sharded import sharded
@@ -59,5 +59,6 @@ __all__ = [
     "sharded",
     "tensorflow",
     "theano",
+    "torch",
     "tune",
 ]

@@ -9,13 +9,14 @@ import re
 
 import jax
 import numpy as np
-from records import FRAMEWORKS, NAMES, load
+from records import FRAMEWORKS, load, name_of
 
 import jbdot
 from jbdot.calls.front_door import PLANNERS, extra_defaults, plan, public_name
 from jbdot.core.errors import Refusal
 
 DOORS = {public_name(door): door for door in PLANNERS}
+TORCH_LEFT_OUT = {"t_multi_dot", "t_bilinear"}  # which multiply more than two arrays
 SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15)
 
 # Calls: over all shapes that the conformance records have, and random ones.
@@ -27,6 +28,8 @@ def recorded():
     for framework in FRAMEWORKS:
         for record in load(framework):
             kw = dict(record["kw"])
+            if framework == "torch" and (kw or len(record["args"]) != 2 or record["op"] in TORCH_LEFT_OUT):
+                continue
             axes = eval(kw["axes"], {"np": np}) if "axes" in kw else 0
             if not of_ints(axes) or {"a_is_sparse", "b_is_sparse", "output_type"} & kw.keys():
                 continue
@@ -35,7 +38,7 @@ def recorded():
             if "subscripts" in kw:
                 kw["equation"] = kw.pop("subscripts")
             op = record["op"].replace("sparse_dot", "dot")
-            name = f"{framework}.{'Dot' if op == 'dot_layer' else NAMES.get(op, op)}"
+            name = f"{framework}.{name_of(op)}"
             shapes = tuple(tuple(arg["shape"]) for arg in record["args"])
             calls[repr((name, shapes, kw))] = name, shapes, kw
     return list(calls.values())

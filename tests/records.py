@@ -22,6 +22,7 @@ from jbdot.calls.front_door import DIALECTS
 FOLDER = Path(__file__).parent / "data" / "conformance"
 FRAMEWORKS = tuple(DIALECTS)  # each has records
 NAMES = {"sparse_dot": "dot", "sparse_mm": "sparse_dense_matmul", "mx_dot": "dot", "mx_batch_dot": "batch_dot"}
+STANDS_FOR = {"NotImplementedError": "TypeError"}  # no kernel for a dtype
 BIG = {
     "int8": 25,
     "uint8": 50,
@@ -98,6 +99,11 @@ def stored_sparse(array):
     return sparse.BCOO((array[tuple(at.T)], jnp.asarray(at, jnp.int32)), shape=array.shape)
 
 
+def name_of(op: str) -> str:
+    """The front door that a record's op is a call of."""
+    return "Dot" if op == "dot_layer" else NAMES.get(op, op.removeprefix("t_"))
+
+
 def answer(framework: str, record: dict):
     """Makes the record's call of jbdot."""
     door = getattr(jbdot, framework)
@@ -107,13 +113,19 @@ def answer(framework: str, record: dict):
         kw["axes"] = eval(kw["axes"], {"np": np})
     if "output_type" in kw:
         kw["output_type"] = jnp.dtype(kw["output_type"])
+    if framework == "torch":
+        kw = {name: eval(text, {"np": np}) for name, text in record["kw"].items()}
     match record["op"]:
         case "dot_layer":
             return door.Dot(**kw)(args)
         case "einsum":
             return door.einsum(kw["subscripts"], *args)
+        case "t_einsum":
+            return door.einsum(kw["equation"], *args)
+        case "t_multi_dot":
+            return door.multi_dot(args)
         case op:
-            return getattr(door, NAMES.get(op, op))(*args, **kw)
+            return getattr(door, name_of(op))(*args, **kw)
 
 
 def difference(framework: str, record: dict) -> str | None:
@@ -132,13 +144,16 @@ def difference(framework: str, record: dict) -> str | None:
 def refusal_difference(framework: str, record: dict, error: Exception) -> str | None:
     if record["status"] == "ok":
         return f"{type(error).__name__}: {error}"
-    builtin = next(
-        (name for name in record.get("bases", ()) if name not in ("Exception", "RuntimeError")), "ValueError"
+    bases = record.get("bases", ())
+    builtin = next((STANDS_FOR.get(name, name) for name in bases if name not in ("Exception", "RuntimeError")), "")
+    either = ("ValueError", "TypeError") if framework == "torch" else ("ValueError",)  # of a RuntimeError
+    if type(error).__name__ not in ((builtin,) if builtin else either):
+        return f"{type(error).__name__} for {builtin or ' or '.join(either)}: {error}"
+    return (
+        None
+        if str(error).startswith(f"{framework}.{name_of(record['op'])}: ")
+        else f"the message names no function: {error}"
     )
-    if type(error).__name__ != builtin:
-        return f"{type(error).__name__} for {builtin}: {error}"
-    function = "Dot" if record["op"] == "dot_layer" else NAMES.get(record["op"], record["op"])
-    return None if str(error).startswith(f"{framework}.{function}: ") else f"the message names no function: {error}"
 
 
 def value_difference(record: dict, result: np.ndarray) -> str | None:

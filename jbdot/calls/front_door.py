@@ -330,7 +330,7 @@ def absent(dialect: ModuleType, name: str) -> NoReturn:
     """
     if name.startswith("__"):  # what Python itself looks for
         raise AttributeError(f"module {dialect.__name__!r} has no attribute {name!r}", name=name, obj=dialect)
-    products = ", ".join(door.__name__ for door in PLANNERS if door.__module__ == dialect.__name__)
+    products = ", ".join(dir(dialect))
     libraries = [library.__name__ for library in (jnp, jax.nn) if hasattr(library, name)]
     there = f"{libraries[0]}.{name}" if libraries else "jax.numpy, jax.nn and keras.ops"
     raise AttributeError(
@@ -381,9 +381,16 @@ def bound(
         names = ", ".join(inspect.signature(function).parameters)
         raise BadType(f"the call must fit {public_name(function)}({names})", str(error)) from None
     call.apply_defaults()
-    if call.arguments.get("more"):
-        raise too_many(*args[1:])
-    return call.arguments[left], call.arguments[right], tuple(call.arguments[name] for name in extra_defaults(function))
+    found = call.arguments
+    operands = found["operands"] if "operands" in found else (found[left], found[right], *found.get("more", ()))
+    if len(operands) != 2:
+        raise too_many(*operands)
+    return *operands, tuple(found[name] for name in extra_defaults(function))
+
+
+def worded(refusal: Refusal, function: Callable[..., Any], call: dict[str, Any]) -> Exception:
+    """Makes the exception for a refused call of any number of arrays, by name."""
+    return refusal.told(public_name(function), ", ".join(_written(name, x) for name, x in call.items()))
 
 
 def too_many(*operands: Any) -> BadType:

@@ -375,15 +375,21 @@ def call(door: Callable[..., Any], lhs: Any, rhs: Any, given: dict[str, Any]) ->
     """Puts operands and options into the order of the front door's own arguments."""
     left, right = operand_names(door)
     defaults = extra_defaults(door)
-    if "equation" in given and "contraction" in defaults:
-        given = {"contraction" if name == "equation" else name: value for name, value in given.items()}
+    for name, also in (("equation", "contraction"), ("axes", "dims")):  # what a function has by another name
+        if name in given and also in defaults:
+            given = {also if other == name else other: value for other, value in given.items()}
     for name in given:
         if name not in defaults:
             raise ValueError(
                 f"{public_name(door)} takes no {name}; it takes {', '.join(defaults) or 'none but the operands'}."
             )
     values = {left: lhs, right: rhs, **defaults, **given}
-    order = [name for name in inspect.signature(door).parameters if name in values]
+    parameters = inspect.signature(door).parameters
+    order = [
+        name for name in parameters if name in values and parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    if "operands" in parameters:
+        order += [left, right]
     absent = [name for name in order if values[name] is inspect.Parameter.empty]
     if absent:
         raise ValueError(f"{public_name(door)} needs --{absent[0].replace('contraction', 'equation')}.")

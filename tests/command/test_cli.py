@@ -45,10 +45,23 @@ def test_the_plain_name_is_jbdots_own(jbdot):
 
 
 def test_latex_and_picture(jbdot, tmp_path):
-    code, out, _ = jbdot("explain", "einsum", "2x3", "3x4", "--equation", "ij,jk->ik", "--latex")
+    code, out, _ = jbdot("explain", "tensorflow.einsum", "2x3", "3x4", "--equation", "ij,jk->ik", "--latex")
     assert (code, out) == (0, "\\mathrm{out}_{i,k} = \\sum_{j} x_{i,j}\\, y_{j,k}\n")
     assert jbdot("explain", "dot", "2x3", "3x4", "--plot", tmp_path / "p.png")[0] == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pytorchs_functions(jbdot):
+    """Their operands have one name together, their axes another, and some options stand after the operands alone."""
+    for call, result in (
+        (("torch.einsum", "2x3", "3x4", "--equation", "ij,jk->ki"), "float32[4,2]"),
+        (("torch.tensordot", "2x3", "3x4", "--axes", "[1],[0]"), "float32[2,4]"),
+        (("torch.vecdot", "2x3", "3"), "float32[2]"),
+        (("torch.linear", "2x3", "4x3"), "float32[2,4]"),
+    ):
+        code, out, _ = jbdot("explain", *call)
+        assert code == 0
+        assert result in out
 
 
 @pytest.mark.parametrize(
@@ -66,7 +79,8 @@ def test_latex_and_picture(jbdot, tmp_path):
         (("bench", "batch_dot", "2x3x4", "2x4x5", "--dtype", "bfloat16"), "the framework must have a kernel"),
         (("explain", "dot", "3x4", "4x5", "--dtype", "float99"), "float99 is no dtype"),
         (("explain", "matmul", "3x4", "4x5", "--axes", "1"), "takes no axes"),
-        (("explain", "einsum", "3x4", "4x5"), "needs --equation"),
+        (("explain", "tensorflow.einsum", "3x4", "4x5"), "needs --equation"),
+        (("explain", "einsum", "3x4", "4x5"), "einsum is in tensorflow, torch. Choose one with --dialect."),
         (("explain", "batch_dot", "3x4", "4x5", "--axes", "(1"), "cannot be read"),
         (("run", "dot", "absent.npy", "absent.npy", "--out", "out.npy"), "absent.npy does not exist"),
     ],

@@ -24,6 +24,9 @@ def rows(page, heading):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+SHOWN = ("keras_tf1", "keras", "tensorflow", "theano", "mxnet", "torch")
+
+
 @pytest.mark.parametrize("row", rows("index.md", "Five meanings"), ids=lambda row: row[0])
 def test_dialect_table(row):
     call, *answers = row
@@ -31,7 +34,7 @@ def test_dialect_table(row):
     axes = re.search(r"`axes=(.*)`", call)
     shapes = [eval(text) for text in re.findall(r"\([\d, ]*\)", call.split("axes")[0])]
     x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-    for dialect, answer in zip(("keras_tf1", "keras", "tensorflow", "theano", "mxnet"), answers, strict=True):
+    for dialect, answer in zip(SHOWN, answers, strict=True):
         if answer == "-":
             continue
         other = re.match(r"`(\w+)`: (.*)", answer)

@@ -17,7 +17,7 @@ FLOORS = (
     ("devices",),
     ("many_devices",),
     ("calls",),
-    ("keras", "keras_tf1", "mxnet", "tensorflow", "theano"),
+    ("keras", "keras_tf1", "mxnet", "tensorflow", "theano", "torch"),
     ("__init__",),
     ("command", "__main__"),
 )

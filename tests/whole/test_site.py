@@ -28,7 +28,7 @@ from jax.experimental import sparse
 from records import FRAMEWORKS, load
 
 import jbdot
-from jbdot.calls.front_door import PLANNERS, public_name
+from jbdot.calls.front_door import DIALECTS, PLANNERS, public_name
 from jbdot.command.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def test_messages_of_frameworks_are_in_the_records():
     assert {known[record] for record in shown} == {"error"}
 
 
-@pytest.mark.parametrize("dialect", ["keras_tf1", "keras", "tensorflow", "theano", "mxnet"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 def test_cheat_sheet_is_what_the_functions_do(dialect):
     sheet = parts().cheat_sheet(dialect)
     tables = dict(re.findall(r"^\*\*\[`([\w.]+)`\].*\n\n((?:\|.*\n?)+)", sheet, re.MULTILINE))

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbdot
-from jbdot import keras, keras_tf1, mxnet, tensorflow, theano
+from jbdot import keras, keras_tf1, mxnet, tensorflow, theano, torch
 from jbdot.calls.front_door import PLANNERS, public_name
 
 RNG = np.random.default_rng(0)
@@ -78,6 +78,23 @@ DOORS = {
         (2, 5, 4),
         ["dot_general"],
     ),
+    "torch.matmul": (torch.matmul, (2, 3, 4), (2, 4, 5), ["dot_general"]),
+    "torch.mm": (torch.mm, (3, 4), (4, 5), ["dot_general"]),
+    "torch.bmm": (torch.bmm, (2, 3, 4), (2, 4, 5), ["dot_general"]),
+    "torch.mv": (torch.mv, (3, 4), (4,), ["dot_general"]),
+    "torch.dot": (torch.dot, (4,), (4,), ["dot_general"]),
+    "torch.vdot": (torch.vdot, (4,), (4,), ["dot_general"]),
+    "torch.inner": (torch.inner, (2, 3, 4), (5, 4), ["dot_general"]),
+    "torch.outer": (torch.outer, (3,), (4,), ["dot_general"]),
+    "torch.vecdot": (torch.vecdot, (3, 4), (3, 4), ["dot_general"]),
+    "torch.tensordot": (torch.tensordot, (2, 3, 4), (3, 4, 5), ["dot_general"]),
+    "torch.einsum": (
+        lambda a, b, **k: torch.einsum("bij,bjk->bik", a, b, **k),
+        (2, 3, 4),
+        (2, 4, 5),
+        ["dot_general"],
+    ),
+    "torch.linear": (torch.linear, (2, 3, 4), (5, 4), ["dot_general"]),
     "contract": (
         lambda x, y, **k: jbdot.contract("b m k, b k n -> b m n", x, y, **k),
         (2, 3, 4),
@@ -207,9 +224,10 @@ def test_export_with_an_unknown_batch_size(name):
     shapes = [list(array.shape) for array in (x, y)]
     for shape in shapes if name.split(".")[-1] != "dot" and "tensordot" not in name else shapes[:1]:
         shape[0] = batch[0]
-    if name in ("matmul, broadcast", "mxnet.dot", "tensorflow.tensordot", "theano.tensordot", "contract"):
+    fixed = ("matmul, broadcast", "mxnet.dot", "tensorflow.tensordot", "theano.tensordot", "contract")
+    if name in (*fixed, *(f"torch.{product}" for product in ("mm", "mv", "inner", "outer", "linear"))):
         shapes[1][0] = y.shape[0] if name != "contract" else batch[0]
-    if name == "theano.batched_tensordot":
+    if name in ("theano.batched_tensordot", "torch.dot"):
         shapes[1][0] = batch[0]
     args = [jax.ShapeDtypeStruct(tuple(shape), jnp.float32) for shape in shapes]
     for platform in ("cpu", "cuda", "tpu"):
