@@ -240,7 +240,7 @@ class _Module:
                 return found
             if instruction.opcode == "while":
                 each = of(_parts(instruction)[1])
-                return each and each * self.trips(caller, instruction)
+                return each * self.trips(caller, instruction) if each else each
             if instruction.opcode == "conditional":
                 return max(map(of, _branches(instruction)))
             return sum(map(of, self._called(instruction)))

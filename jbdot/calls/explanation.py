@@ -1,6 +1,5 @@
 """Says what a call does: formula, roles of axes, shapes, cost, and what every other dialect makes of it."""
 
-import dataclasses
 import html
 import io
 import operator
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclasses.dataclass(frozen=True)
 class Explanation(Meaning):
     """What a call of a front door does, before anything runs: tables to print, and a picture.
 
@@ -164,18 +162,18 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         for name in platforms
     }
     return Explanation(
-        public_name(function),
-        planned,
-        Operand(left, tuple(lhs.shape), jnp.dtype(lhs.dtype), is_sparse(lhs)),
-        Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype), is_sparse(rhs)),
-        given(function, arguments),
-        shape,
-        jnp.dtype(spec.dtype),
-        None if planned.sparse else spec,
-        choices,
-        arithmetics,
-        _over_mesh(function, lhs, rhs, arguments, settings),
-        tuple(
+        function=public_name(function),
+        planned=planned,
+        lhs=Operand(left, tuple(lhs.shape), jnp.dtype(lhs.dtype), is_sparse(lhs)),
+        rhs=Operand(right, tuple(rhs.shape), jnp.dtype(rhs.dtype), is_sparse(rhs)),
+        arguments=given(function, arguments),
+        shape=shape,
+        dtype=jnp.dtype(spec.dtype),
+        dot_spec=None if planned.sparse else spec,
+        lowerings=choices,
+        arithmetic=arithmetics,
+        over_mesh=_over_mesh(function, lhs, rhs, arguments, settings),
+        elsewhere=tuple(
             (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, CallPlan) else str(answer))
             for door, answer in others(function, lhs, rhs, arguments)
         ),

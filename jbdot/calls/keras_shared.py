@@ -53,7 +53,7 @@ def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> CallPlan:
     if y.sparse or x.ndim > 2 or y.ndim > 2:
         raise backend.sparse_operand(
             "a sparse operand must be the first one, and both must have rank 2",
-            f"{x.name} has rank {x.ndim}{' (sparse)' * x.sparse}, {y.name} has rank {y.ndim}{' (sparse)' * y.sparse}",
+            ", ".join(f"{each.name} has rank {each.ndim}{' (sparse)' if each.sparse else ''}" for each in (x, y)),
         )
     backend.sparse.check(x, y)
     if (x.ndim, y.ndim) != (2, 2):

@@ -127,7 +127,8 @@ def read(
         )
     else:
         both = [*lhs, *rhs]
-        out = ["..."] * ("..." in both) + sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
+        once = sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
+        out = ["...", *once] if "..." in both else once
     if "..." in (*lhs, *rhs, *out):
         lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape, operands)
     sides = (tuple(None if token == UNIT else token for token in side) for side in (lhs, rhs, out))

@@ -21,9 +21,17 @@ SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has re
 
 
 class Step(Protocol):
-    """One step: static facts, what it makes of a block, what it costs, and how it is done."""
+    """One step: static facts, what it makes of a block, what it costs, and how it is done.
+
+    Attributes:
+        kind: Its name.
+        silent: Whether devices send nothing.
+        sums: Whether partial sums are added.
+    """
 
     kind: ClassVar[str]
+    silent: ClassVar[bool]
+    sums: ClassVar[bool]
 
     @property
     def axes(self) -> MeshAxes:
@@ -54,9 +62,11 @@ class Slice:
     axes: MeshAxes
     dim: int
     kind: ClassVar[str] = "slice"
+    silent: ClassVar[bool] = True
+    sums: ClassVar[bool] = False
 
     def after(self, block: Block) -> Block:
-        """Returns the factors are spread."""
+        """Shards the factors."""
         return block.prepared(self.dim, self.axes).turned(self.axes, True, self.dim)
 
     def sent(self, block: Block) -> int:
@@ -79,9 +89,11 @@ class AllGather:
 
     axes: MeshAxes
     kind: ClassVar[str] = "all-gather"
+    silent: ClassVar[bool] = False
+    sums: ClassVar[bool] = False
 
     def after(self, block: Block) -> Block:
-        """Returns the factors are held."""
+        """Replicates the factors."""
         return block.turned(self.axes, False)
 
     def sent(self, block: Block) -> int:
@@ -109,6 +121,8 @@ class AllToAll:
 
     moves: tuple[tuple[str, int, int], ...]
     kind: ClassVar[str] = "all-to-all"
+    silent: ClassVar[bool] = False
+    sums: ClassVar[bool] = False
 
     @property
     def axes(self) -> MeshAxes:
@@ -166,9 +180,11 @@ class ReduceScatter:
     dim: int
     slow: MeshAxes = ()
     kind: ClassVar[str] = "reduce-scatter"
+    silent: ClassVar[bool] = False
+    sums: ClassVar[bool] = True
 
     def after(self, block: Block) -> Block:
-        """Returns the factors are spread."""
+        """Shards the factors."""
         return block.prepared(self.dim, self.axes).turned(self.axes, True, self.dim)
 
     def sent(self, block: Block) -> int:
@@ -220,6 +236,8 @@ class AllReduce:
 
     axes: MeshAxes
     kind: ClassVar[str] = "all-reduce"
+    silent: ClassVar[bool] = False
+    sums: ClassVar[bool] = True
 
     def after(self, block: Block) -> Block:
         """Returns the block as it is."""
@@ -243,6 +261,8 @@ class Permute:
     factors: tuple[tuple[Factor, ...], ...]
     axes: MeshAxes
     kind: ClassVar[str] = "permute"
+    silent: ClassVar[bool] = False
+    sums: ClassVar[bool] = False
 
     def after(self, block: Block) -> Block:
         """Returns the factors that were asked for."""
@@ -279,6 +299,8 @@ class Cast:
     dtype: str
     axes: MeshAxes = ()
     kind: ClassVar[str] = "cast"
+    silent: ClassVar[bool] = True
+    sums: ClassVar[bool] = False
 
     def after(self, block: Block) -> Block:
         """Returns the same part in another dtype."""

@@ -10,7 +10,7 @@ from typing import Final
 from jbdot.devices.links import Links
 from jbdot.many_devices.block import Block
 from jbdot.many_devices.candidates import Candidate, Ways
-from jbdot.many_devices.collectives import AllGather, Cast, ReduceScatter, Slice, Step
+from jbdot.many_devices.collectives import AllGather, ReduceScatter, Slice, Step
 from jbdot.many_devices.plain_jit import plain_way
 from jbdot.many_devices.route import Route
 from jbdot.many_devices.task import Task
@@ -105,4 +105,4 @@ def _steps(side: Route) -> list[tuple[Step, Block]]:
 def _step_us(step: Step, block: Block, links: Links) -> float:
     if isinstance(step, ReduceScatter):
         return sum(links.time_us(step.kind, sent, axis) for axis, sent in step.turns(block))
-    return 0.0 if isinstance(step, (Slice, Cast)) else links.time_us(step.kind, step.sent(block), step.axes)
+    return 0.0 if step.silent else links.time_us(step.kind, step.sent(block), step.axes)

@@ -8,7 +8,7 @@ is gathered over a whole slice of three dimensions is an all-reduce of parts in 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import jax
 from jax import numpy as jnp
@@ -146,6 +146,8 @@ class Along:
     step: Step
     axes: MeshAxes
     kind: str
+    silent: ClassVar[bool] = False
+    sums: ClassVar[bool] = False
 
     def after(self, block: Block) -> Block:
         """Returns the shard as after the step."""

@@ -13,7 +13,7 @@ from jbdot.core.errors import array_text
 from jbdot.core.labels import Labels
 from jbdot.core.text import bytes_text
 from jbdot.many_devices.block import Block, MeshAxes
-from jbdot.many_devices.collectives import AllReduce, Cast, ReduceScatter, Slice, Step
+from jbdot.many_devices.collectives import Cast, Slice, Step
 from jbdot.many_devices.decision import Decision
 
 Place = Mapping[str, int]  # an index along each of some mesh axes
@@ -173,7 +173,7 @@ def _row(name: str, labels: Labels, route: Any, partial: MeshAxes) -> list[Panel
         row.append(Panel(name, labels, block, partial, title, group))
         for step in group:
             block = step.after(block)
-        if group and isinstance(group[0], (ReduceScatter, AllReduce)):
+        if group and group[0].sums:
             partial = tuple(axis for axis in partial if axis not in group[0].axes)
         title = f"after {_kind(group[0])}" if group else ""
     return row

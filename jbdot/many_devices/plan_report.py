@@ -10,7 +10,6 @@ from jbdot.core.text import bytes_text, paragraph, table, unbroken
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import itemsize
 from jbdot.many_devices.candidates import Candidate
-from jbdot.many_devices.collectives import AllReduce, ReduceScatter
 from jbdot.many_devices.cost import Estimate
 from jbdot.many_devices.decision import Decision
 
@@ -83,11 +82,7 @@ def _sums(plan: Decision) -> str:
     """Says in what dtype floats are added over devices, how precise that is, and what the other way would cost."""
     narrow, wide = plan.task.dtype, plan.accumulated
     out = plan.winner.out
-    sent = sum(
-        step.sent(block)
-        for step, block in zip(out.steps, out.blocks, strict=False)
-        if isinstance(step, (AllReduce, ReduceScatter))
-    )
+    sent = sum(step.sent(block) for step, block in zip(out.steps, out.blocks, strict=False) if step.sums)
     if not sent or not jnp.issubdtype(narrow, jnp.floating):
         return ""
     used = plan.task.sum_dtype

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 Reduce = Literal["all_reduce", "reduce_scatter", "unreduced", "forbid"]
 
 
-@dataclasses.dataclass(frozen=True)
 class ShardingPlan(Decision):
     """How a contraction is shared out over a mesh: a table to print, and a function to call.
 
@@ -324,9 +323,19 @@ def _plan(
     if settings.reduce == "unreduced":
         spec, is_plain = _unreduced(spec, best[0][0], c, mesh), False
     out = jax.ShapeDtypeStruct(task.shape, dtype, sharding=NamedSharding(mesh, spec))
-    is_open = end is None
     return ShardingPlan(
-        c, mesh, left, right, out, tuple(best), plain, is_plain, is_open, links.hardware, settings, task
+        contraction=c,
+        mesh=mesh,
+        lhs=left,
+        rhs=right,
+        out=out,
+        candidates=tuple(best),
+        plain=plain,
+        is_plain=is_plain,
+        open=end is None,
+        hardware=links.hardware,
+        settings=settings,
+        task=task,
     )
 
 

@@ -354,7 +354,8 @@ def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
 def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, Any, Any, str | None]) -> jax.Array:
     from jax.experimental import sparse  # a quarter of a second: only who has a BCOO pays it
 
-    if settings[:3] != (None, None, None) or settings[3] not in (None, "auto", "direct"):
+    *asked, lowering = settings
+    if any(setting is not None for setting in asked) or lowering not in (None, "auto", "direct"):
         raise BadValue(
             "precision, preferred_element_type, out_sharding and lowering must be left out with a sparse operand",
             "bcoo_dot_general takes none of them",

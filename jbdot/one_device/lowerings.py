@@ -339,9 +339,9 @@ def _merged(
 def _moved(spec: DotSpec) -> int:
     """Counts the elements that `pinned` copies: lhs unless it is (batch, m, k), rhs unless it is a plain matrix."""
     c = spec.contraction
-    lhs = c.lhs != c.batch + c.lhs_free + c.contracting
-    rhs = c.rhs not in (c.batch + c.rhs_free + c.contracting, c.batch + c.contracting + c.rhs_free)
-    return lhs * math.prod(spec.lhs) + rhs * math.prod(spec.rhs)
+    lhs_stays = c.lhs == c.batch + c.lhs_free + c.contracting
+    rhs_stays = c.rhs in (c.batch + c.rhs_free + c.contracting, c.batch + c.contracting + c.rhs_free)
+    return (0 if lhs_stays else math.prod(spec.lhs)) + (0 if rhs_stays else math.prod(spec.rhs))
 
 
 def _with_layout(x: jax.Array, labels: Labels, order: Labels) -> jax.Array:

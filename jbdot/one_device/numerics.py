@@ -283,7 +283,7 @@ def _passes(dot: DotSpec, dtype: str) -> str:
     count = _PASSES[min(lhs, rhs), max(lhs, rhs)]
     short = [part for part, all_ in ((lhs, most[0]), (rhs, most[1])) if part < all_ or all_ == 3]
     digits = f": about {_DIGITS[min(short)]} decimal digits" if short else ""
-    said = f"{count} pass{'es' * (count > 1)} of bfloat16 products, summed in float32{end}{digits}"
+    said = f"{count} {'passes' if count > 1 else 'pass'} of bfloat16 products, summed in float32{end}{digits}"
     if (lhs, rhs) == (1, 1) and most == (3, 3):
         said += _MORE
         if dot.batch == 1:

@@ -1,5 +1,6 @@
 """What is said of a call: text, costs, LaTeX, notebook, picture."""
 
+import dataclasses
 import sys
 
 import jax
@@ -147,3 +148,10 @@ def test_operands_on_a_mesh_show_the_collectives():
     assert "all-to-all   lhs" in str(told)
     assert "all-to-all" in told._repr_html_()
     assert jbdot.explain(jbdot.batch_dot, (2, 3, 4), (2, 4, 5)).over_mesh is None
+
+
+def test_it_is_shown_as_it_is_printed():
+    explanation = jbdot.explain(jbdot.matmul, (2, 3), (3, 4))
+    assert repr(explanation) == str(explanation)
+    assert explanation == dataclasses.replace(explanation)
+    assert explanation != dataclasses.replace(explanation, shape=(2, 5))
