@@ -158,7 +158,7 @@ def test_what_is_this_machines_is_not_stored():
     notebook.metadata.widgets = {"state": {}}
     execute.clean(notebook)
     assert [output.data["text/plain"] for output in notebook.cells[0].outputs] == [
-        "./jbdot/command/cli.py, <python>/lib, ~/.cache, at 0x..., <cell>"
+        "./jbdot/hlo.py, <python>/lib, ~/.cache, at 0x..., <cell>"
     ]
     assert not notebook.cells[0].metadata
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
