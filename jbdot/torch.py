@@ -754,14 +754,13 @@ def multi_dot(
         listed = tensors if isinstance(tensors, (list, tuple)) else [tensors]
         raise worded(refusal, multi_dot, {f"tensors[{at}]": x for at, x in enumerate(listed)}) from None
     order = rules.chain_order([x.shape for x in arrays])
-    inner_settings = (precision, preferred_element_type, None, lowering)
 
     def product(first: int, last: int) -> Any:
         if first == last:
             return arrays[first]
         cut = order[first, last]
-        whole = (first, last) == (0, len(arrays) - 1)
-        settings = (*inner_settings[:2], out_sharding, lowering) if whole else inner_settings
+        sharding = out_sharding if (first, last) == (0, len(arrays) - 1) else None
+        settings = (precision, preferred_element_type, sharding, lowering)
         return perform(matmul, product(first, cut), product(cut + 1, last), (), settings, key=())
 
     return product(0, len(arrays) - 1)

@@ -67,7 +67,7 @@ def plain_jit(task: Task, links: Links, constrained: bool = False) -> Weighed:
     """
     way = plain_way(task, links, constrained)
     estimate = estimated(way, task, links)
-    after = sum(_step_us(step, block, links) for step, block in _steps(way.out))
+    after = route_us(way.out, links)
     total = max(estimate.compute_us, estimate.communication_us - after) + after
     return way, dataclasses.replace(estimate, total_us=total)
 
