@@ -12,7 +12,7 @@ import pytest
 
 collect_ignore = ["tests/data"]
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("JBDOT_TEST_PLATFORMS", "cpu"))  # another: `benchmarks.gpu` sets it
 jax.config.update("jax_num_cpu_devices", 8)
 
 

@@ -46,14 +46,21 @@ def calls_in_block(block: Block, lasting_us: float) -> int:
     return max(1, round(lasting_us / each_us))
 
 
-def in_turns(blocks: Mapping[str, Block], budget_s: float) -> tuple[dict[str, list[float]], dict[str, int]]:
+def in_turns(
+    blocks: Mapping[str, Block], budget_s: float, block_ms: tuple[float, float] = BLOCK_MS
+) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Runs rounds of one block of each until the budget is spent.
+
+    Args:
+        blocks: What to run, by name.
+        budget_s: The seconds in all; a few rounds are run whatever they are.
+        block_ms: The least and the most that a block of several calls lasts.
 
     Returns:
         Microseconds a call, by name and round; calls in a block, by name.
     """
     share_ms = 1e3 * budget_s / len(blocks) / ROUNDS
-    lasting_us = 1e3 * min(max(share_ms, BLOCK_MS[0]), BLOCK_MS[1])
+    lasting_us = 1e3 * min(max(share_ms, block_ms[0]), block_ms[1])
     calls = {name: calls_in_block(block, lasting_us) for name, block in blocks.items()}
     times: dict[str, list[float]] = {name: [] for name in blocks}
     order = random.Random(0)
@@ -88,10 +95,13 @@ def machine() -> dict[str, Any]:
 
 
 def jbdot_version() -> str:
-    """The installed version of jbdot."""
-    from importlib.metadata import version
+    """The installed version of jbdot, where it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("jbdot")
+    try:
+        return version("jbdot")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def jbdot_source() -> str:
