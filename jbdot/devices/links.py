@@ -85,7 +85,13 @@ class Links:
     def _groups(self) -> dict[tuple[str, ...], Axis]:
         return {}
 
-    def time_us(self, kind: str, bytes_sent: float, axes: str | Sequence[str]) -> float:
+    def sides(self, axes: str | Sequence[str]) -> tuple[int, ...]:
+        """Returns the sides of a slice, in chips, where these mesh axes take all of one; else ()."""
+        group = self.group(axes)
+        is_whole = not group.crosses and group.near == math.prod(self.slice_shape)
+        return tuple(span.size for span in group.spans) if is_whole else ()
+
+    def time_us(self, kind: str, bytes_sent: float, axes: str | Sequence[str], parts: tuple[int, ...] = ()) -> float:
         """Estimates the time of one collective.
 
         Args:
@@ -94,6 +100,7 @@ class Links:
                 V (n - 1)/n for all-gather and reduce-scatter, twice that for all-reduce, V (n - 1)/n^2 for all-to-all,
                 V/n for permute.
             axes: The mesh axes that it runs over.
+            parts: Of a gather or scatter over a slice in two turns: devices along all its sides but one, and the rest.
 
         Raises:
             ValueError: There is no such kind, or no such axis.
@@ -101,6 +108,16 @@ class Links:
         if kind not in KINDS:
             raise BadValue("a collective must be of a known kind", f"{kind!r} is none of {', '.join(KINDS)}")
         group = self.group(axes)
+        if not parts:
+            return self._time_us(kind, bytes_sent, group)
+        first, others = (
+            dataclasses.replace(group, size=size, spans=spans, cores=cores)
+            for size, spans, cores in zip(parts, (group.spans[:-1], group.spans[-1:]), (1, group.cores), strict=True)
+        )
+        most = bytes_sent * group.size / (group.size - 1) * (first.size - 1) / first.size  # where the most is left
+        return self._time_us(kind, most, first) + self._time_us(kind, bytes_sent - most, others)
+
+    def _time_us(self, kind: str, bytes_sent: float, group: Axis) -> float:
         if group.size == 1:
             return 0.0
         moved = {"all-to-all": self._exchanged_s, "permute": self._permuted_s}.get(kind, self._gathered_s)

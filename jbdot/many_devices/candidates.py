@@ -140,7 +140,8 @@ class Ways:
         """Says how an operand, "lhs" or "rhs", gets to where it is multiplied."""
         end = sharding_of(places, getattr(self.task.contraction, side))
         if (side, end) not in self._routes:
-            self._routes[side, end] = route(getattr(self.task, side), end)
+            task = self.task
+            self._routes[side, end] = route(getattr(task, side), end, slow=task.slow, sides=task.sides)
         return self._routes[side, end]
 
     def _out(self, start: Block, end: Sharding, partial: MeshAxes, scatter: bool) -> Route | None:
@@ -149,7 +150,7 @@ class Ways:
         if task.reduce == "unreduced":
             return Route(start) if end == start.sharding and partial else None
         if key not in self._routes:
-            self._routes[key] = route(start, end, partial, scatter, task.dtype, task.slow)
+            self._routes[key] = route(start, end, partial, scatter, task.dtype, task.slow, task.sides)
         return self._routes[key]
 
 

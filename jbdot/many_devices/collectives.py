@@ -3,6 +3,10 @@
 Bytes are those that each device sends by the algorithm that sends fewest, p being the number of devices in a group:
 all-gather (p - 1) times what a device has before, reduce-scatter and all-to-all (p - 1)/p of it, all-reduce twice that,
 a permutation all of it. A slice sends nothing.
+
+Some collectives over a whole slice the TPU compiler makes all-reduces of, which send twice as much (`is_scattered`,
+`is_gathered`). A plan's go in turns there, along one mesh axis after another or, where one takes the whole slice, along
+one of its sides after the other: that sends no more than all at once, and is kept.
 """
 
 import dataclasses
@@ -18,6 +22,16 @@ from jbdot.many_devices.block import Block, Factor, MeshAxes, reshaped
 from jbdot.one_device.dot_spec import accumulator
 
 SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of
+
+
+def is_scattered(sides: tuple[int, ...]) -> bool:
+    """Says whether sums over a whole slice of these sides, or less of it, are scattered, not all-reduced and cut."""
+    return len(sides) < 2 or (len(sides) == 2 and (sides[0] != sides[1] or sides[0] == 2))
+
+
+def is_gathered(sides: tuple[int, ...]) -> bool:
+    """Says whether parts over a whole slice of these sides, or less of it, are gathered, not added in frames."""
+    return len(sides) < 3 or 2 in sides
 
 
 class Step(Protocol):
@@ -55,6 +69,17 @@ def _group(block: Block, axes: MeshAxes) -> int:
     return math.prod(block.mesh[axis] for axis in axes)
 
 
+def _together(parts: tuple[int, ...]) -> list[list[list[int]] | None]:
+    """Lists for each turn along one mesh axis, numbered by its parts, which devices go together; None for all at once.
+
+    Example:
+        >>> _together((2, 3))
+        [[[0, 3], [1, 4], [2, 5]], [[0, 1, 2], [3, 4, 5]]]
+    """
+    numbers = np.arange(math.prod(parts)).reshape(parts)
+    return [np.moveaxis(numbers, turn, -1).reshape(-1, size).tolist() for turn, size in enumerate(parts)] or [None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """Each device keeps its part of an axis: no communication."""
@@ -85,9 +110,15 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class AllGather:
-    """Each device gets the parts of all others along these mesh axes, wherever their factors stand."""
+    """Each device gets the parts of all others along these mesh axes, wherever their factors stand.
+
+    Attributes:
+        axes: The mesh axes.
+        parts: How many devices of its one mesh axis take part in each turn, the slowest first; () for all at once.
+    """
 
     axes: MeshAxes
+    parts: tuple[int, ...] = ()
     kind: ClassVar[str] = "all-gather"
     silent: ClassVar[bool] = False
     sums: ClassVar[bool] = False
@@ -105,9 +136,14 @@ class AllGather:
         after = self.after(block)
         dim = _neighbours(block, self.axes)
         if dim is not None:
-            return lax.all_gather(x, self.axes, axis=dim, tiled=True)
-        x = lax.all_gather(reshaped(x, block.view), self.axes, axis=0, tiled=False)
+            return self._gathered(x, dim)
+        x = self._gathered(jnp.expand_dims(reshaped(x, block.view), 0), 0)
         return reshaped(_put(x, block, {axis: block.at[axis][0] for axis in self.axes}), after.local)
+
+    def _gathered(self, x: jax.Array, dim: int) -> jax.Array:
+        for groups in reversed(_together(self.parts)):
+            x = lax.all_gather(x, self.axes, axis=dim, tiled=True, axis_index_groups=groups)
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,18 +203,19 @@ class AllToAll:
 class ReduceScatter:
     """Partial sums are added along mesh axes, and each device keeps its part of an axis of the array.
 
-    It goes along one mesh axis after another, which sends as much as all at once: of a scatter over all of a slice
-    XLA's TPU compiler makes an all-reduce and a slice, twice the bytes.
+    It goes along one mesh axis after another, which sends as much as all at once.
 
     Attributes:
         axes: The mesh axes.
         dim: The axis of the array.
         slow: Those of the mesh axes that leave a slice or node: they come last, when the least is left to send.
+        parts: How many devices take part in each turn along a mesh axis that is a whole slice; () for all at once.
     """
 
     axes: MeshAxes
     dim: int
     slow: MeshAxes = ()
+    parts: tuple[int, ...] = ()
     kind: ClassVar[str] = "reduce-scatter"
     silent: ClassVar[bool] = False
     sums: ClassVar[bool] = True
@@ -215,11 +252,19 @@ class ReduceScatter:
         x = reshaped(x, (*x.shape[: len(places)], math.prod(after.local[:-1]), after.local[-1]))
         x = lax.optimization_barrier(x)
         for axis, _ in self.turns(block):
-            if x.dtype in SCATTERED:
-                x = lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
-            else:
+            if x.dtype not in SCATTERED:
                 x = _added(lax.all_to_all(x, axis, 0, 0, tiled=True))
+                continue
+            parts = self.parts_along(axis, block)
+            x = reshaped(x, (*(parts or x.shape[:1]), *x.shape[1:]))
+            for groups in _together(parts):
+                x = lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False, axis_index_groups=groups)
         return reshaped(x, after.local)
+
+    def parts_along(self, axis: str, block: Block) -> tuple[int, ...]:
+        """Says in which turns it goes along one of its mesh axes; () for all at once."""
+        is_whole = axis not in self.slow and block.mesh[axis] == math.prod(self.parts)
+        return self.parts if is_whole and jnp.dtype(block.dtype) in SCATTERED else ()
 
 
 def _added(parts: jax.Array) -> jax.Array:

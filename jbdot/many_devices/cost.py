@@ -104,5 +104,7 @@ def _steps(side: Route) -> list[tuple[Step, Block]]:
 
 def _step_us(step: Step, block: Block, links: Links) -> float:
     if isinstance(step, ReduceScatter):
-        return sum(links.time_us(step.kind, sent, axis) for axis, sent in step.turns(block))
-    return 0.0 if step.silent else links.time_us(step.kind, step.sent(block), step.axes)
+        turns = step.turns(block)
+        return sum(links.time_us(step.kind, sent, axis, step.parts_along(axis, block)) for axis, sent in turns)
+    parts = step.parts if isinstance(step, AllGather) else ()
+    return 0.0 if step.silent else links.time_us(step.kind, step.sent(block), step.axes, parts)

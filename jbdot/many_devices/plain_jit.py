@@ -26,6 +26,8 @@ from jbdot.many_devices.collectives import (
     ReduceScatter,
     Slice,
     Step,
+    is_gathered,
+    is_scattered,
 )
 from jbdot.many_devices.route import Route
 from jbdot.many_devices.shardy import propagated
@@ -174,7 +176,7 @@ def _compiled(way: Route, links: Links) -> Route:
                 continue
         if isinstance(step, Slice) and scattered:
             step, scattered = ReduceScatter(step.axes, step.dim), False
-        if isinstance(step, AllGather) and len(sides) == 3 and 2 not in sides:
+        if isinstance(step, AllGather) and not is_gathered(sides):
             step = Framed(step.axes)
         axes = whole(step.axes, _names(links))
         if axes != step.axes:
@@ -184,11 +186,6 @@ def _compiled(way: Route, links: Links) -> Route:
         plain = Route(way.start, found.steps)
         return plain if plain.end.sharding == found.end.sharding else found
     return found
-
-
-def is_scattered(sides: tuple[int, ...]) -> bool:
-    """Says whether sums over a whole slice of these sides, or less of it, are scattered, not all-reduced and cut."""
-    return len(sides) < 2 or (len(sides) == 2 and (sides[0] != sides[1] or sides[0] == 2))
 
 
 def _sides(axes: MeshAxes, block: Block, links: Links) -> tuple[int, ...]:

@@ -14,7 +14,18 @@ from collections.abc import Collection, Sequence
 import jax
 
 from jbdot.many_devices.block import Block, Factor, MeshAxes, Sharding, itemsize
-from jbdot.many_devices.collectives import AllGather, AllReduce, AllToAll, Cast, Permute, ReduceScatter, Slice, Step
+from jbdot.many_devices.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Cast,
+    Permute,
+    ReduceScatter,
+    Slice,
+    Step,
+    is_gathered,
+    is_scattered,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +89,7 @@ def route(
     scatter: bool = True,
     dtype: str | None = None,
     slow: MeshAxes = (),
+    sides: tuple[int, ...] = (),
 ) -> Route | None:
     """Returns the steps from a block to a sharding; None where a size does not divide.
 
@@ -88,8 +100,16 @@ def route(
         scatter: Whether sums may be scattered; else they are added whole.
         dtype: What the array is rounded to once its sums are complete; as it is by default.
         slow: Mesh axes along which sums are scattered last.
+        sides: Of a slice: what goes over all of it goes in turns, where the compiler would keep nothing else.
     """
     cast = Cast(dtype) if dtype not in (None, start.dtype) else None
+    found = _best(start, end, partial, scatter, cast, slow)
+    return found if found is None or is_scattered(sides) else _in_turns(found, slow, sides)
+
+
+def _best(
+    start: Block, end: Sharding, partial: MeshAxes, scatter: bool, cast: Cast | None, slow: MeshAxes
+) -> Route | None:
     ways = [_permuted(start, end, partial, cast)]
     if all(start.divides(dim, axes) for dim, axes in enumerate(end)):
         ways.append(_direct(start, end, partial, scatter, cast, slow))
@@ -105,6 +125,26 @@ def route(
             way = _renamed(start, end, axes, cast)
             best = way if way is not None and way.sent < best.sent else best
     return best
+
+
+def _in_turns(way: Route, slow: MeshAxes, sides: tuple[int, ...]) -> Route:
+    """Has what goes over a whole slice go in turns, where the compiler would make an all-reduce of it."""
+    mesh, found = way.start.mesh, Route(way.start)
+    whole = math.prod([size for axis, size in mesh.items() if axis not in slow])
+    most = math.prod(sides[:-1])  # the turn that sends the most goes along all sides but one
+    parts = most, whole // most
+    for step in way.steps:
+        turns: list[Step] = [step]
+        if isinstance(step, ReduceScatter) and any(mesh[axis] == whole for axis in step.axes):
+            turns = [dataclasses.replace(step, parts=parts)]
+        if isinstance(step, AllGather) and not is_gathered(sides) and not {*step.axes} & {*slow}:
+            if len(step.axes) == 1 and mesh[step.axes[0]] == whole:
+                turns = [AllGather(step.axes, parts)]
+            elif math.prod([mesh[axis] for axis in step.axes]) == whole:
+                turns = [AllGather((axis,)) for axis in reversed(step.axes)]
+        for turn in turns:
+            found = found.then(turn)
+    return found
 
 
 def _missing(start: Block, end: Block) -> int:

@@ -20,7 +20,7 @@ from jbdot.core.text import bytes_text
 from jbdot.devices.links import Links
 from jbdot.hardware import Hardware, known
 from jbdot.many_devices import collective_matmul, partition_spec, plan_report
-from jbdot.many_devices.block import Block, MeshAxes, Sharding
+from jbdot.many_devices.block import Block, Sharding
 from jbdot.many_devices.candidates import Candidate, Ways
 from jbdot.many_devices.cost import chosen
 from jbdot.many_devices.decision import Decision, Settings
@@ -300,7 +300,7 @@ def _plan(
     _check_labels(c)
     left, right = (_placed(name, x, mesh) for name, x in (("lhs", lhs), ("rhs", rhs)))
     links = Links.of(mesh, hardware)
-    task = _task(c, left, right, mesh, end, settings, tuple(axis.name for axis in links.axes if axis.crosses))
+    task = _task(c, left, right, mesh, end, settings, links)
     ways = Ways(task)
     found = Search(ways, links).sensible(settings.redundant_compute, settings.reduce == "forbid")
     if not found and not settings.redundant_compute:
@@ -351,7 +351,7 @@ def _unreduced(spec: PartitionSpec, way: Candidate, c: Contraction, mesh: Any) -
 
 
 def _task(
-    c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings, slow: MeshAxes
+    c: Contraction, lhs: Any, rhs: Any, mesh: Any, end: Sharding | None, settings: Settings, links: Links
 ) -> Task:
     """Returns the contraction on mesh axes of more than one device, the others cutting nothing."""
     dot_spec = CallPlan(c).dot_spec(lhs, rhs, settings.precision, settings.dtype)
@@ -366,7 +366,9 @@ def _task(
     sums = _sum_dtype(dot_spec, natural, settings, math.prod(sizes.values()))
     reduce = None if settings.reduce == "forbid" else settings.reduce
     out = None if end is None else _cutting(end, sizes)
-    return Task(c, sizes, left, right, out, shape, dot_spec.dtype, sums, reduce, slow)
+    slow = tuple(axis.name for axis in links.axes if axis.crosses)
+    sides = links.sides([axis.name for axis in links.axes if not axis.crosses])
+    return Task(c, sizes, left, right, out, shape, dot_spec.dtype, sums, reduce, slow, sides)
 
 
 def _check_labels(c: Contraction) -> None:

@@ -22,6 +22,7 @@ class Task:
         dtype: The result's, by name.
         sum_dtype: What partial sums are sent in, until they are complete.
         slow: Mesh axes that leave a slice or node.
+        sides: Of a slice of TPUs, in chips; () behind a switch.
         reduce: "all_reduce", "reduce_scatter" or "unreduced", where contracting labels are to stay where they are, and
             how their sums are to be completed; else None.
     """
@@ -36,6 +37,7 @@ class Task:
     sum_dtype: str
     reduce: str | None = None
     slow: MeshAxes = ()
+    sides: tuple[int, ...] = ()
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:

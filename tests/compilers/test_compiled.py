@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import jbdot
 from jbdot import hlo
 from jbdot.compilers import compiled
-from jbdot.hardware import known
+from jbdot.hardware import known, of_topology
 from jbdot.many_devices.partition_spec import written
 
 MESH = AbstractMesh((4, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
@@ -71,6 +71,26 @@ def test_a_scatter_stays_one(dtype, shape, specs, name):
     plan = jbdot.plan_sharding(text, lhs, rhs, end, hardware=known("TPU v5 lite"))
     (way, *_) = (way for way in plan.same_result if way.name == name)
     assert jbdot.compile_for("v5e:2x4", plan.by_way(way), lhs, rhs, out=plan.spec).bytes_sent == way.sent
+
+
+@installed
+@pytest.mark.parametrize(
+    ("topology", "size", "specs"),
+    [
+        ("v5e:4x4", 16, (P(None, "x"), P("x"))),
+        ("v5p:4x4x4", 64, (P(None, "x"), P("x"))),
+        ("v5p:4x4x4", 64, (P("x"),) * 2),
+    ],
+)
+def test_what_goes_over_a_whole_slice_is_kept(topology, size, specs):
+    """In turns; of a scatter over it, and of a gather over all of three sides, the compiler makes an all-reduce."""
+    on = AbstractMesh((size,), ("x",), axis_types=(AxisType.Auto,))
+    lhs, rhs = (jax.ShapeDtypeStruct((1024, 1024), "bfloat16", sharding=NamedSharding(on, spec)) for spec in specs)
+    plan = jbdot.plan_sharding("m k, k n -> m n", lhs, rhs, P("x"), hardware=of_topology(topology))
+    (way, *_) = (way for way in plan.same_result if way.name == ("m on x" if specs[0] == specs[1] else "k on x"))
+    made = jbdot.compile_for(topology, plan.by_way(way), lhs, rhs, out=P("x"))
+    assert {one.kind for one in made.collectives} <= {"reduce-scatter", "all-gather"}
+    assert made.bytes_sent == way.sent
 
 
 @installed

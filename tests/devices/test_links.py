@@ -85,6 +85,17 @@ def test_a_ring_sends_both_ways():
     assert reduced == pytest.approx(5 + 16 + 2 * array * 15 / 16 / 9e10 * 1e6)
 
 
+def test_turns_along_the_sides_of_a_slice_follow_one_another():
+    """As if they were mesh axes: of a scatter over 4 x 4 each side, of a gather over 4 x 4 x 4 two sides and one."""
+    one, two, array = Links.of({"x": 16}, V5E), Links.of({"x": 4, "y": 4}, V5E), 1 << 28
+    turns = [two.time_us("reduce-scatter", sent, axis) for axis, sent in (("x", array * 3 / 4), ("y", array * 3 / 16))]
+    assert one.time_us("reduce-scatter", array * 15 / 16, "x", (4, 4)) == pytest.approx(sum(turns))
+    one, two = Links.of({"x": 64}, V4), Links.of({"x": 16, "y": 4}, V4)
+    turns = [two.time_us("all-gather", sent, axis) for axis, sent in (("x", array * 15 / 16), ("y", array * 3 / 64))]
+    assert one.time_us("all-gather", array * 63 / 64, "x", (16, 4)) == pytest.approx(sum(turns))
+    assert (one.sides("x"), two.sides(("x", "y")), two.sides("x")) == ((4, 4, 4), (4, 4, 4), ())
+
+
 def test_several_axes_use_all_their_links():
     links = Links.of({"x": 4, "y": 4, "z": 4}, V4)
     rates = [links.bytes_per_s(axes) for axes in ("x", ("x", "y"), ("x", "y", "z"))]

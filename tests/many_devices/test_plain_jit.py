@@ -14,7 +14,8 @@ from jbdot.devices.links import Links
 from jbdot.hardware import known, of_topology
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import Block
-from jbdot.many_devices.plain_jit import is_scattered, plain_way
+from jbdot.many_devices.collectives import is_gathered, is_scattered
+from jbdot.many_devices.plain_jit import plain_way
 from jbdot.many_devices.task import Task
 
 GEMM, BATCHED = "m k, k n -> m n", "b m k, b k n -> b m n"
@@ -100,6 +101,12 @@ def test_scatters_over_a_whole_slice():
     become_all_reduces = (4, 4), (8, 8), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4)
     assert all(map(is_scattered, stay))
     assert not any(map(is_scattered, become_all_reduces))
+
+
+def test_gathers_over_a_whole_slice():
+    """Likewise: those over three sides of 4 and more are added, in frames of zeros."""
+    assert all(map(is_gathered, ((), (4,), (4, 4), (16, 16), (2, 2, 2), (2, 4, 4))))
+    assert not any(map(is_gathered, ((4, 4, 4), (4, 4, 8))))
 
 
 def test_a_constraint_on_the_dot_keeps_its_result_from_being_cut_further():

@@ -85,6 +85,43 @@ def test_sums_are_scattered_along_slow_axes_last():
     np.testing.assert_array_equal(got, 8 * x)
 
 
+def in_turns(start, end, sizes, partial=(), sides=(4, 4, 4)):
+    return route(Block.of((1024, 1024), "float32", start, sizes), end, partial, sides=sides).steps
+
+
+def test_what_goes_over_a_whole_slice_goes_in_turns():
+    """The TPU compiler would make all-reduces of it: along the mesh axes, or parts of the only one."""
+    one, two, three, none = {"x": 64}, {"x": 4, "y": 16}, {"x": 4, "y": 4, "z": 4}, ((), ())
+    assert in_turns((("x",), ()), none, one) == (AllGather(("x",), (16, 4)),)
+    assert in_turns((("x", "y"), ()), none, two) == (AllGather(("y",)), AllGather(("x",)))
+    assert in_turns((("x", "y"), ()), none, three) == (AllGather(("x", "y")),)  # not all of it
+    assert in_turns(none, (("x",), ()), one, ("x",)) == (ReduceScatter(("x",), 0, parts=(16, 4)),)
+    assert in_turns(none, (("x", "y"), ()), two, ("x", "y")) == (ReduceScatter(("x", "y"), 0),)
+    assert in_turns(none, (("x",), ()), {"x": 16}, ("x",), (4, 4)) == (ReduceScatter(("x",), 0, parts=(4, 4)),)
+    for sides in ((4, 4), (2, 2, 4)):  # kept
+        assert in_turns((("x",), ()), none, {"x": 16}, sides=sides) == (AllGather(("x",)),)
+    assert in_turns(none, (("x",), ()), {"x": 8}, ("x",), (2, 4)) == (ReduceScatter(("x",), 0),)
+
+
+def test_turns_along_parts_of_a_mesh_axis_do_what_one_does():
+    on, x = mesh((8,)), integers(SHAPE)
+    scattered = (ReduceScatter(("x",), 0, parts=parts) for parts in ((4, 2), (2, 2, 2)))
+    sums = [Route(Block.of(SHAPE, "float32", ((), ()), on.shape), (step,)) for step in scattered]
+    gathered = [
+        Route(Block.of(SHAPE, "float32", start, on.shape), (AllGather(("x",), (2, 4)),))
+        for start in ((("x",), ()), ((), ("x",)))
+    ]
+    runs = [(way.run, (way.start.sharding,), way.end.sharding, (0,)) for way in (*sums, *gathered)]
+    for got, times in zip(together(on, runs)(x), (8, 8, 1, 1), strict=True):
+        np.testing.assert_array_equal(got, times * x)
+    on = mesh((2, 4))  # parts that are not neighbours: another factor stands before them
+    block = Block.of(SHAPE, "float32", (("x", "y"), ()), on.shape)
+    way = Route(block, (AllGather(("y",), (2, 2)), AllGather(("x",))))
+    (got,) = together(on, [(way.run, (block.sharding,), ((), ()), (0,))])(x)
+    np.testing.assert_array_equal(got, x)
+    assert ReduceScatter(("x",), 0, parts=(4, 2)).sent(sums[0].start) == sums[0].start.bytes * 7 // 8
+
+
 def test_sums_are_rounded_before_anything_else_is_sent():
     steps = kinds((("y",), ()), ((), ("x",)), ("x",), dtype="bfloat16")
     assert steps == (ReduceScatter(("x",), 1), Cast("bfloat16"), AllGather(("y",)))
