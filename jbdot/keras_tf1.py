@@ -262,7 +262,7 @@ def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -
     batch = names(BATCH, rank - 2)
     lhs = (*batch, "k", "m") if adjoint_x else (*batch, "m", "k")
     rhs = (*batch, "n", "k") if adjoint_y else (*batch, "k", "n")
-    Contraction(lhs, rhs, (*batch, "m", "n")).sizes(_padded(x, rank), _padded(y, rank), (x.name, y.name))
+    Contraction(lhs, rhs, (*batch, "m", "n")).sizes(_padded(x, rank), _padded(y, rank), names=(x.name, y.name))
     _TENSORFLOW.batch_matmul.check_kernel(x)
     # An axis that Keras put in at an operand's end is not there: its partner, of size 1 too, is a unit axis
     # if it is contracted, and the result's own unit axis if it is not.

@@ -150,7 +150,7 @@ def _batch_dot(lhs: Operand, rhs: Operand, transpose_a: bool, transpose_b: bool)
     left = (*batch, "k", "m") if transpose_a else (*batch, "m", "k")
     right = (*batch, "n", "k") if transpose_b else (*batch, "k", "n")
     contraction = Contraction(left, right, (*batch, "m", "n"))
-    contraction.sizes(lhs.shape, rhs.shape, (lhs.name, rhs.name))
+    contraction.sizes(lhs.shape, rhs.shape, names=(lhs.name, rhs.name))
     # With both flags MXNet settles the contracted size without looking whether it is known.
     settled = "k" if transpose_a and transpose_b else None
     for operand, labels in ((lhs, left), (rhs, right)):

@@ -6,6 +6,7 @@ Source: tensorflow/python/ops/math_ops.py, special_math_ops.py and sparse_ops.py
 import dataclasses
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from jax import numpy as jnp
 from jbdot.calls import axis_pairs
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.dialect_dtypes import NUMBERS, TENSORFLOW_2, Dtypes
-from jbdot.calls.front_door import perform, plans, speaks, too_many
+from jbdot.calls.front_door import perform, plans, speaks
+from jbdot.calls.many_operands import perform_all, reads
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import Axes, broadcast, read
@@ -223,27 +225,23 @@ def _tensordot(a: Operand, b: Operand, axes: Any) -> CallPlan:
 
 def einsum(
     equation: Any,
-    x: Any,
-    y: Any,
-    *more: Any,
+    *inputs: Any,
     precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
     lowering: LoweringName | None = None,
 ) -> jax.Array:
-    """Multiplies two arrays as an einsum equation says.
+    """Multiplies any number of arrays as an einsum equation says.
 
-    `einsum("bij,bjk->bik", x, y)` is `out[b,i,k] = sum_j x[b,i,j] * y[b,j,k]`.
+    `einsum("bij,bjk->bik", x, y)` is `out[b,i,k] = sum_j x[b,i,j] * y[b,j,k]`. More than two are multiplied two at a
+    time, in the order that `jbdot.contract` finds.
 
     Args:
-        equation: Two terms of letters, such as "bij,bjk->bik". A label that stands twice in one
+        equation: A term of letters for each array, such as "bij,bjk->bik". A label that stands twice in one
             term reads the diagonal; one that only one term has, and the result has not, is summed
             there. The axes of `...` broadcast; those of letters do not. Without `->` the result
             has, sorted, the labels that stand once.
-        x: Array with an axis for each label of the first term.
-        y: Array with an axis for each label of the second term, of x's dtype.
-        more: None: a product of three operands is refused. `jnp.einsum` in a function that `optimize` is given takes
-            any number.
+        inputs: Arrays of one dtype, each with an axis for each label of its term.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
@@ -256,10 +254,9 @@ def einsum(
     Raises:
         ValueError: The equation is malformed, does not fit the operands, or TensorFlow has no
             product of these dtypes.
-        TypeError: There are more than two operands.
+        TypeError: The equation is no string, or an operand is no array.
 
-    Differs: of operands it takes two. `jbdot.contract` reads the same equations, labels of several letters too, in any
-        dtype.
+    Differs: `jbdot.contract` reads the same equations, labels of several letters too, in any dtype.
     Source: `tf.einsum`, TensorFlow 2.21.
 
     Example:
@@ -268,26 +265,33 @@ def einsum(
         >>> einsum("...ij,jk->...ik", jnp.ones((7, 2, 3)), jnp.ones((3, 4))).shape
         (7, 2, 4)
     """
-    if more:
-        raise too_many(x, y, *more).told("tensorflow.einsum", f"equation={equation!r}")
-    return perform(einsum, x, y, (equation,), (precision, preferred_element_type, out_sharding, lowering), key=equation)
+    settings = precision, preferred_element_type, out_sharding, lowering
+    if len(inputs) != 2:
+        return perform_all(einsum, inputs, (equation,), settings)
+    return perform(einsum, *inputs, (equation,), settings, key=equation)
 
 
 @plans(einsum)
 def _einsum(x: Operand, y: Operand, equation: Any) -> CallPlan:
+    return CallPlan(_einsum_all((x, y), equation))
+
+
+@reads(einsum)
+def _einsum_all(inputs: Sequence[Operand], equation: Any) -> Contraction:
     if not isinstance(equation, str):
         raise BadType("the equation must be a string", f"got a {type(equation).__name__}")
-    inputs, arrow, result = equation.replace(" ", "").partition("->")
-    if not re.fullmatch(r"([a-zA-Z,]|\.\.\.)*", inputs) or not re.fullmatch(r"([a-zA-Z]|\.\.\.)*", result):
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    if not re.fullmatch(r"([a-zA-Z,]|\.\.\.)*", terms) or not re.fullmatch(r"([a-zA-Z]|\.\.\.)*", result):
         raise BadValue("an equation must consist of letters, commas, '...' and one '->'", repr(equation))
     if not arrow:
-        labels = re.findall(r"\.\.\.|[a-zA-Z]", inputs)
+        labels = re.findall(r"\.\.\.|[a-zA-Z]", terms)
         result = "".join(sorted(label for label in set(labels) if labels.count(label) == 1))
-    operands = (x.name, y.name)
-    contraction = Contraction(*read(f"{inputs}->{result}", x.shape, y.shape, operands))
-    contraction.sizes(x.shape, y.shape, operands)
-    _EINSUM.check(x, y)
-    return CallPlan(contraction)
+    shapes, operands = [x.shape for x in inputs], [x.name for x in inputs]
+    contraction = Contraction(*read(f"{terms}->{result}", shapes, operands))
+    contraction.sizes(*shapes, names=operands)
+    for x in inputs:
+        _EINSUM.check(inputs[0], x)
+    return contraction
 
 
 def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: bool = False) -> jax.Array:

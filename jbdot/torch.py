@@ -7,7 +7,8 @@ where the operands have 16, and rounded once, as PyTorch does on CPU. A scalar c
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import jax
@@ -19,6 +20,7 @@ from jbdot.calls import torch_rules as rules
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.contract import contract
 from jbdot.calls.front_door import as_array, perform, plans, speaks, worded
+from jbdot.calls.many_operands import perform_all, reads
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.core.labels import CONTRACTING, LHS_FREE, RHS_FREE, broadcast, names
@@ -654,8 +656,8 @@ def einsum(
         TypeError: A product that is summed is of different dtypes, or PyTorch does not multiply them; or the call has
             another form.
 
-    Differs: `tensorflow.einsum` broadcasts the axes of `...` alone, and takes two operands. More than two are
-        multiplied from left to right, as PyTorch does where opt_einsum is not installed.
+    Differs: `tensorflow.einsum` broadcasts the axes of `...` alone. More than two floats of one dtype are multiplied in
+        the order that `jbdot.contract` finds; others from left to right, as PyTorch does without opt_einsum.
     Source: `torch.einsum`, PyTorch 2.13.
 
     Example:
@@ -674,7 +676,10 @@ def einsum(
             terms, result = rules.einsum_terms(equation, [x.shape for x in arrays])
             if len(arrays) == 1:
                 return rules.of_one(arrays[0], terms[0], result)
-            return _in_pairs(arrays, terms, result, settings)
+            dtype, *others = {x.dtype for x in arrays}
+            if others or not jnp.issubdtype(dtype, jnp.inexact):  # the result's dtype depends on the order
+                return _in_pairs(arrays, terms, result, settings)
+            return perform_all(einsum, arrays, (equation,), settings)
     except Refusal as refusal:
         call = {"equation": equation} | {f"operand {at}": x for at, x in enumerate(operands)}
         raise worded(refusal, einsum, call) from None
@@ -685,6 +690,11 @@ def einsum(
 def _einsum(x: Operand, y: Operand, equation: Any) -> CallPlan:
     (left, right), result = rules.einsum_terms(equation, [x.shape, y.shape])
     return rules.pair(x, y, left, right, result)
+
+
+@reads(einsum)
+def _einsum_all(operands: Sequence[Operand], equation: Any) -> Contraction:
+    return rules.contraction(equation, [x.shape for x in operands])
 
 
 def _in_pairs(arrays: list[Any], terms: list[rules.Term], result: rules.Term, settings: Any) -> jax.Array:
@@ -717,7 +727,7 @@ def multi_dot(
     out_sharding: Any = None,
     lowering: LoweringName | None = None,
 ) -> jax.Array:
-    """Multiplies a chain of matrices, in the order that takes the fewest multiplications.
+    """Multiplies a chain of matrices, in the order that is estimated to take the least time.
 
     `out[m,n] = sum_{k,r} tensors[0][m,k] * tensors[1][k,r] * tensors[2][r,n]`, and so on.
 
@@ -753,17 +763,18 @@ def multi_dot(
     except Refusal as refusal:
         listed = tensors if isinstance(tensors, (list, tuple)) else [tensors]
         raise worded(refusal, multi_dot, {f"tensors[{at}]": x for at, x in enumerate(listed)}) from None
-    order = rules.chain_order([x.shape for x in arrays])
+    return perform_all(multi_dot, arrays, (), (precision, preferred_element_type, out_sharding, lowering))
 
-    def product(first: int, last: int) -> Any:
-        if first == last:
-            return arrays[first]
-        cut = order[first, last]
-        sharding = out_sharding if (first, last) == (0, len(arrays) - 1) else None
-        settings = (precision, preferred_element_type, sharding, lowering)
-        return perform(matmul, product(first, cut), product(cut + 1, last), (), settings, key=())
 
-    return product(0, len(arrays) - 1)
+@reads(multi_dot)
+def _multi_dot(tensors: Sequence[Operand]) -> Contraction:
+    inner = names(CONTRACTING, len(tensors) - 1)
+    pairs: list[tuple[str, ...]] = [*itertools.pairwise(("m", *inner, "n"))]
+    if tensors[0].ndim == 1:
+        pairs[0] = inner[:1]
+    if tensors[-1].ndim == 1:
+        pairs[-1] = inner[-1:]
+    return Contraction(*pairs, tuple(label for label in (*pairs[0], *pairs[-1]) if label in ("m", "n")))
 
 
 def linear(
@@ -843,7 +854,7 @@ def bilinear(
 ) -> jax.Array:
     """Multiplies two vectors of each batch with each matrix of weights, and adds a bias.
 
-    `out[b,n] = sum_{k,r} input1[b,k] * weight[n,k,r] * input2[b,r] + bias[n]`. input1 is multiplied by weight first.
+    `out[b,n] = sum_{k,r} input1[b,k] * weight[n,k,r] * input2[b,r] + bias[n]`.
 
     Args:
         input1: Array (batch..., K).

@@ -1,5 +1,7 @@
 """Draws an `Explanation`: operands above, result below, axes as blocks coloured by role."""
 
+import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from jbdot.calls.meaning import Meaning
@@ -69,6 +71,18 @@ def draw(explanation: Meaning) -> "Figure":
     axes.text((left + right) / 2, bottom + 0.65, f"${e.latex}$", ha="center", va="center", fontsize=16)
     _legend(axes, e)
     return figure
+
+
+def notebook_svg(plot: Callable[[], "Figure"]) -> str:
+    """Writes a picture as a notebook shows it; nothing where matplotlib is missing."""
+    try:
+        figure = plot()
+    except ImportError:
+        return ""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True)
+    svg = file.getvalue()
+    return f"<div style='max-width:760px;background:white'>{svg[svg.index('<svg') :]}</div>"
 
 
 def _blocks(axes: "Axes", e: Meaning, at: list[float], y: float, labels: Any, shape: Any) -> None:

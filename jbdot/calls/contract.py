@@ -2,12 +2,14 @@
 
 import contextlib
 import operator
+from collections.abc import Sequence
 from typing import Any, Final
 
 import jax
 from jax import lax
 
-from jbdot.calls.front_door import is_array, perform, plans, too_many
+from jbdot.calls.front_door import is_array, perform, plans
+from jbdot.calls.many_operands import perform_all, reads
 from jbdot.core.contraction import Contraction
 from jbdot.one_device import jax_internals
 from jbdot.one_device.call_plan import CallPlan, Operand
@@ -20,37 +22,36 @@ _LAX_RAISES: Final = (TypeError, ValueError, IndexError, NotImplementedError, ja
 
 def contract(
     contraction: Contraction | str,
-    lhs: Any,
-    rhs: Any,
-    *more: Any,
+    *operands: Any,
     precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
     lowering: LoweringName | None = None,
 ) -> jax.Array:
-    """Multiplies two arrays as a contraction says.
+    """Multiplies arrays as a contraction says.
 
-    `contract("b m k, b k n -> b m n", lhs, rhs)` is `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`.
+    `contract("b m k, b k n -> b m n", lhs, rhs)` is `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`. More than two are
+    multiplied two at a time, in the order that is estimated to take the least time. That is chosen anew where the
+    program is lowered, from the sizes that stand there, after `vmap`, in gradients too; not with "direct".
 
     Args:
         contraction: A `Contraction`, or its string: labels with spaces between, or einsum's
             letters ("bmk,bkn->bmn"); `1` is a unit axis, `...` stands for axes that broadcast.
-        lhs: Array with an axis for each label of `contraction.lhs`.
-        rhs: Array with an axis for each label of `contraction.rhs`.
-        more: None: a product of three operands is refused. `jnp.einsum` in a function that `optimize` is given takes
-            any number.
-        precision: As in `lax.dot_general`.
+        operands: Arrays, each with an axis for each label of its term: two most often; one, which is summed and
+            transposed; or any number.
+        precision: As in `lax.dot_general`, for every product.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`, for the result's own axes.
         lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
             `optimize` context around the call says.
 
     Returns:
-        Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`.
+        Array with an axis for each label of `contraction.out`, of the dtype of `lax.dot_general`. Products on the way
+        have that dtype too.
 
     Raises:
-        TypeError: contraction is neither a Contraction nor a string, or there are more than two operands.
-        ValueError: The string is malformed, or a rank or size does not fit the labels.
+        TypeError: contraction is neither a Contraction nor a string, or an operand is no array.
+        ValueError: The string is malformed, has not a term for each operand, or a rank or size does not fit the labels.
 
     Differs: `dot_general` names axes by number.
 
@@ -59,19 +60,25 @@ def contract(
         >>> import jax.numpy as jnp
         >>> contract("batch query d, batch key d -> batch query key", jnp.ones((2, 3, 8)), jnp.ones((2, 5, 8))).shape
         (2, 3, 5)
+        >>> contract("i,ij,jk->k", jnp.ones(3), jnp.ones((3, 4)), jnp.ones((4, 5))).shape
+        (5,)
     """
-    if more:
-        raise too_many(lhs, rhs, *more).told("contract", f"contraction={str(contraction)!r}")
-    return perform(
-        contract, lhs, rhs, (contraction,), (precision, preferred_element_type, out_sharding, lowering), key=contraction
-    )
+    settings = precision, preferred_element_type, out_sharding, lowering
+    if len(operands) != 2:
+        return perform_all(contract, operands, (contraction,), settings)
+    return perform(contract, *operands, (contraction,), settings, key=contraction)
 
 
 @plans(contract)
 def _contract(lhs: Operand, rhs: Operand, contraction: Any) -> CallPlan:
-    if not isinstance(contraction, Contraction):
-        contraction = Contraction.parse(contraction, lhs.shape, rhs.shape)
-    return CallPlan(contraction, sparse=lhs.sparse or rhs.sparse)
+    return CallPlan(_contract_all((lhs, rhs), contraction), sparse=lhs.sparse or rhs.sparse)
+
+
+@reads(contract)
+def _contract_all(operands: Sequence[Operand], contraction: Any) -> Contraction:
+    if isinstance(contraction, Contraction):
+        return contraction
+    return Contraction.parse(contraction, *(x.shape for x in operands))
 
 
 def dot_general(

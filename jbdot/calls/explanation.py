@@ -1,14 +1,14 @@
 """Says what a call does: formula, roles of axes, shapes, cost, and what every other dialect makes of it."""
 
 import html
-import io
 import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 from jax import numpy as jnp
 
+from jbdot.calls.call_figure import notebook_svg
 from jbdot.calls.contract import contract
 from jbdot.calls.front_door import (
     PLANNERS,
@@ -24,7 +24,9 @@ from jbdot.calls.front_door import (
     public_name,
     refused,
 )
+from jbdot.calls.many_operands import READERS, arguments_of, bound_all, contraction_of, path_of, refused_all
 from jbdot.calls.meaning import Meaning
+from jbdot.calls.path_explanation import PathExplanation
 from jbdot.calls.sharded import sharded
 from jbdot.core.colours import COLOURS
 from jbdot.core.contraction import Contraction
@@ -53,22 +55,11 @@ class Explanation(Meaning):
         answers = "".join(map(_html_row, self.answers()))
         return (
             f"<p><code>{html.escape(self.call())}</code></p><p><code>{html.escape(self.formula)}</code></p>"
-            f"{self._svg()}"
+            f"{notebook_svg(self.plot)}"
             f"<table>{_html_row(self.head, tag='th')}{labels}</table>"
             f"<table>{''.join(map(_html_row, self.facts()))}</table>"
             f"{over_mesh}{answers and f'<p><b>The same call elsewhere</b></p><table>{answers}</table>'}"
         )
-
-    def _svg(self) -> str:
-        """Returns the picture for a notebook; nothing where matplotlib is missing."""
-        try:
-            figure = self.plot()
-        except ImportError:
-            return ""
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True)
-        svg = file.getvalue()
-        return f"<div style='max-width:760px;background:white'>{svg[svg.index('<svg') :]}</div>"
 
     def plot(self, path: "str | Path | None" = None) -> "Figure":
         """Draws both operands and the result as blocks of axes, coloured by role, contracting axes joined.
@@ -87,7 +78,25 @@ class Explanation(Meaning):
         return figure
 
 
-def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwargs: Any) -> Explanation:
+@overload
+def explain(function: Contraction | str, lhs: Any, rhs: Any, /, **settings: Any) -> Explanation: ...
+
+
+@overload
+def explain(function: Contraction | str, operand: Any, /, **settings: Any) -> PathExplanation: ...
+
+
+@overload
+def explain(
+    function: Contraction | str, first: Any, second: Any, third: Any, /, *others: Any, **settings: Any
+) -> PathExplanation: ...
+
+
+@overload
+def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation: ...
+
+
+def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwargs: Any) -> Any:
     """Says what a call would do, without doing it.
 
     Args:
@@ -97,7 +106,8 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         kwargs: Likewise, by name.
 
     Returns:
-        An `Explanation`: print it, let a notebook show it, or take its `latex` and `plot()`.
+        An `Explanation`: print it, let a notebook show it, or take its `latex` and `plot()`. Of one operand, or of more
+        than two, a `PathExplanation`, with the products, their order and what each costs.
 
     Raises:
         TypeError: function is no front door; or as function itself.
@@ -118,6 +128,10 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
     """
     if isinstance(function, (Contraction, str)):
         function, args = contract, (function, *args)
+    if function in READERS:
+        operands, arguments = bound_all(function, args, kwargs)
+        if len(operands) != 2 or function not in PLANNERS:
+            return _of_path(function, operands, arguments, kwargs)
     settings = {name: kwargs.pop(name, default) for name, default in SETTINGS.items()}
     try:
         if isinstance(function, type):
@@ -177,6 +191,37 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
             (public_name(door), answer.out_shape(lhs.shape, rhs.shape) if isinstance(answer, CallPlan) else str(answer))
             for door, answer in others(function, lhs, rhs, arguments)
         ),
+    )
+
+
+def _of_path(
+    function: Callable[..., Any], operands: Sequence[Any], arguments: tuple[Any, ...], kwargs: dict[str, Any]
+) -> PathExplanation:
+    """Explains a call of one operand, or of more than two."""
+    precision, preferred, _, lowering = (kwargs.get(name) for name in SETTINGS)
+    try:
+        read(precision, preferred, None, lowering)
+        arrays = [_abstract(x) for x in operands]
+        contraction = contraction_of(function, arrays, arguments)
+        paths = {name: path_of(function, arrays, arguments, name) for name in PLATFORMS}
+        (dtype,) = {path.out_dtype(arrays, preferred) for path in paths.values()}
+        lowerings = {
+            name: tuple(
+                chosen(spec, PLATFORMS[name], lowering or "auto") for spec in path.dot_specs(arrays, precision, dtype)
+            )
+            for name, path in paths.items()
+        }
+    except Refusal as refusal:
+        raise refused_all(refusal, function, operands, arguments) from None
+    return PathExplanation(
+        function=public_name(function),
+        contraction=contraction,
+        operands=tuple(Operand(f"operand {at}", tuple(x.shape), jnp.dtype(x.dtype)) for at, x in enumerate(arrays)),
+        arguments=arguments_of(function, arguments),
+        shape=contraction.out_shape(*(tuple(x.shape) for x in arrays)),
+        dtype=jnp.dtype(dtype),
+        paths=paths,
+        lowerings=lowerings,
     )
 
 

@@ -42,7 +42,7 @@ SETTINGS: Final[dict[str, Any]] = {  # what every front door takes beside its ow
 }
 PLANNERS: Final[dict[Callable[..., Any], Planner]] = {}
 DIALECTS: Final[dict[str, "Dialect"]] = {}  # by name, in the order in which a reader meets them
-_RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
+RUNS: Final[dict[Any, Callable[..., jax.Array]]] = {}  # compiled calls, by function, arguments and settings
 _MOST_RUNS: Final = 4096
 # Inline when called inside another trace, so that no nested jit is left. From JAX 0.12 on `True` inlines only where the
 # program is lowered: JAX_EARLY is what `True` was.
@@ -50,7 +50,7 @@ _INLINE: Final[Any] = True if (_inline := getattr(jax, "Inline", None)) is None 
 _UNSET: Final[Settings] = (None, None, None, None)
 _NAMED: Final = 4  # front doors, or shardings, in an error message
 _ARRAYS: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, list, tuple)  # the last two: refused
-_CONCRETE: Final[set[type]] = set()  # array classes seen so far that are no tracers: they take the fast path
+CONCRETE: Final[set[type]] = set()  # array classes seen so far that are no tracers: they take the fast path
 _PLANNED: Final[dict[Any, CallPlan]] = {}  # plans of calls that were traced, by all that a planner is told
 
 
@@ -116,12 +116,12 @@ def perform(
             default their bytes, which tell those apart and take lists.
     """
     try:
-        if lhs.__class__ in _CONCRETE and rhs.__class__ in _CONCRETE:
+        if lhs.__class__ in CONCRETE and rhs.__class__ in CONCRETE:
             # All that stands between an eager call and its compiled dot: a microsecond or two. The operands'
             # shapes and dtypes are left to jit's own cache.
             try:
                 known = marshal.dumps(arguments, 2) if key is None else key
-                run = _RUNS.get((function, known, *settings, getattr(lax.dot_general, "__code__", None)))
+                run = RUNS.get((function, known, *settings, getattr(lax.dot_general, "__code__", None)))
             except (TypeError, ValueError):  # an argument that cannot be looked up
                 run = None
             if run is not None:
@@ -139,27 +139,31 @@ def _answer(
     settings = read(*settings)
     if jax_internals.is_patched() or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((lhs, rhs))):
         return _planned(function, lhs, rhs, arguments, key).run(lhs, rhs, *settings)
-    found = _lookup(function, arguments, settings, key)
+    found = lookup(function, arguments, settings, key)
     if found is None:
         return _compiled(plan(function, lhs, rhs, arguments), settings, function.__name__)(lhs, rhs)
-    run = _RUNS.get(found)
-    if run is None:
-        if len(_RUNS) >= _MOST_RUNS:
-            _RUNS.clear()
-        kept = copy.deepcopy(arguments)  # a list may change in its owner's hands, and new shapes are planned later
-        _RUNS[found] = run = _jitted(
-            lambda lhs, rhs: plan(function, lhs, rhs, kept).run(lhs, rhs, *settings), function.__name__
-        )
-    _CONCRETE.update(x.__class__ for x in (lhs, rhs) if not is_sparse(x))
-    return run(lhs, rhs)
+    kept = copy.deepcopy(arguments)  # a list may change in its owner's hands, and new shapes are planned later
+    return kept_run(found, (lhs, rhs), lambda lhs, rhs: plan(function, lhs, rhs, kept).run(lhs, rhs, *settings))
+
+
+def kept_run(found: Any, operands: tuple[Any, ...], run: Callable[..., jax.Array]) -> jax.Array:
+    """Runs what a call does as a compiled function, which the next such call finds again by `found`."""
+    compiled = RUNS.get(found)
+    if compiled is None:
+        if len(RUNS) >= _MOST_RUNS:
+            RUNS.clear()
+        function, *_ = found
+        RUNS[found] = compiled = jitted(run, function.__name__)
+    CONCRETE.update(x.__class__ for x in operands if not is_sparse(x))
+    return compiled(*operands)
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS)
 def _compiled(planned: CallPlan, settings: Settings, name: str) -> Callable[..., jax.Array]:
-    return _jitted(lambda lhs, rhs: planned.run(lhs, rhs, *settings), name)
+    return jitted(lambda lhs, rhs: planned.run(lhs, rhs, *settings), name)
 
 
-def _jitted(run: Callable[..., jax.Array], name: str) -> Callable[..., jax.Array]:
+def jitted(run: Callable[..., jax.Array], name: str) -> Callable[..., jax.Array]:
     """Compiles a function that profiles and logs name as what the user called."""
     run.__name__ = run.__qualname__ = name
     return jax.jit(run, inline=_INLINE)
@@ -167,11 +171,11 @@ def _jitted(run: Callable[..., jax.Array], name: str) -> Callable[..., jax.Array
 
 def forget() -> None:
     """Lets go of every compiled call, so that the next is planned and chosen for anew."""
-    _RUNS.clear()
+    RUNS.clear()
     _compiled.cache_clear()
 
 
-def _lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:
+def lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: Settings, key: Any) -> Any:
     """Says what a call is found again by; None for arguments that cannot be."""
     try:
         # With the code of lax's dot: a library may put its own in that place, and is to be asked at every call.
@@ -227,14 +231,14 @@ def plan(function: Callable[..., Any], lhs: Any, rhs: Any, arguments: tuple[Any,
             )
         if isinstance(default, bool) and getattr(value, "size", 1) != 1:
             raise BadValue("a flag must be true or false", f"{name}={value!r}")
-    planned = PLANNERS[function](_operand(left, lhs), _operand(right, rhs), *arguments)
+    planned = PLANNERS[function](operand(left, lhs), operand(right, rhs), *arguments)
     if (is_sparse(lhs) or is_sparse(rhs)) and not planned.sparse:
         raise BadType(
             "the operands must be dense arrays here",
             "a BCOO is given",
             "Make it dense with .todense(), or give it to dot, sparse_dense_matmul or keras.batch_dot",
         )
-    planned.contraction.sizes(planned.lhs.shape(lhs.shape), planned.rhs.shape(rhs.shape), (left, right))
+    planned.contraction.sizes(planned.lhs.shape(lhs.shape), planned.rhs.shape(rhs.shape), names=(left, right))
     return planned
 
 
@@ -382,24 +386,20 @@ def bound(
         raise BadType(f"the call must fit {public_name(function)}({names})", str(error)) from None
     call.apply_defaults()
     found = call.arguments
-    operands = found["operands"] if "operands" in found else (found[left], found[right], *found.get("more", ()))
+    listed = [name for name, each in inspect.signature(function).parameters.items() if each.kind is each.VAR_POSITIONAL]
+    operands = found[listed[0]] if listed else (found[left], found[right])
     if len(operands) != 2:
-        raise too_many(*operands)
+        raise BadType(
+            "the product must be of two operands here",
+            f"{len(operands)} given",
+            f"Call {public_name(function)} itself, or multiply two at a time",
+        )
     return *operands, tuple(found[name] for name in extra_defaults(function))
 
 
 def worded(refusal: Refusal, function: Callable[..., Any], call: dict[str, Any]) -> Exception:
     """Makes the exception for a refused call of any number of arrays, by name."""
     return refusal.told(public_name(function), ", ".join(_written(name, x) for name, x in call.items()))
-
-
-def too_many(*operands: Any) -> BadType:
-    """Says what is said where more than two operands are given, as other libraries' einsum takes them."""
-    return BadType(
-        "a product must be of two operands",
-        ", ".join(_written(f"operand {at}", x) for at, x in enumerate(operands)),
-        "Multiply two at a time, or give all of them to jnp.einsum in a function that jbdot.optimize is given",
-    )
 
 
 def as_array(x: Any) -> Any:
@@ -430,7 +430,7 @@ def _cure(x: Any) -> str:
 
 def is_array(x: Any) -> bool:
     """Says whether x holds values, as an array of JAX or NumPy, a scalar or a BCOO does, and a tracer does not."""
-    if x.__class__ in _CONCRETE:
+    if x.__class__ in CONCRETE:
         return True
     return not isinstance(x, Tracer) and (isinstance(x, _ARRAYS) or is_sparse(x))
 
@@ -440,7 +440,12 @@ def is_sparse(x: Any) -> bool:
     return type(x).__name__ == "BCOO"
 
 
-def _operand(name: str, x: Any) -> Operand:
+def operand(name: str, x: Any) -> Operand:
+    """Takes of an operand what planning knows of it.
+
+    Raises:
+        TypeError: Its dtype is none of numbers.
+    """
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # a key
         cure = "jax.random.key_data gives the numbers of a key"
         raise BadType("an operand must be an array of numbers", f"{name} has dtype {x.dtype}", cure)

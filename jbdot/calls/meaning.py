@@ -106,9 +106,9 @@ class Meaning:
         r"""Returns the formula in LaTeX: `\mathrm{out}_{b,m,n} = \sum_{k} x_{b,m,k}\, y_{b,k,n}`."""
         c = self.contraction
         summed = c.contracting + c.summed
-        total = rf"\sum_{{{','.join(map(_latex_label, summed))}}} " if summed else ""
+        total = rf"\sum_{{{','.join(map(latex_label, summed))}}} " if summed else ""
         terms = (
-            _latex_array(name, labels)
+            latex_array(name, labels)
             for name, labels in (("out", c.out), (self.lhs.name, c.lhs), (self.rhs.name, c.rhs))
         )
         out, lhs, rhs = terms
@@ -124,7 +124,7 @@ class Meaning:
             (
                 label or "1",
                 c.role(label),
-                *(_axes_of(label, side) for side in (c.lhs, c.rhs, c.out)),
+                *(axes_of(label, side) for side in (c.lhs, c.rhs, c.out)),
                 number_text(sizes[label]) if label else "1",
             )
             for label in labels
@@ -188,10 +188,11 @@ class Meaning:
 
     def colour(self, label: str | None) -> str:
         """Names the colour of a label: its role, free ones by operand."""
-        return part(self.contraction, None if label == "1" else label)
+        return part(self.contraction, label)
 
 
-def _axes_of(label: str | None, labels: tuple[str | None, ...]) -> str:
+def axes_of(label: str | None, labels: tuple[str | None, ...]) -> str:
+    """Names the axes that have a label."""
     return ", ".join(str(axis) for axis, other in enumerate(labels) if other == label)
 
 
@@ -203,12 +204,14 @@ def _ratio(flops: Any, moved: Any) -> str:
     )
 
 
-def _latex_label(label: str | None) -> str:
+def latex_label(label: str | None) -> str:
+    """Writes a label in LaTeX."""
     return "0" if label is None else _latex_name(label)
 
 
-def _latex_array(name: str, labels: tuple[str | None, ...]) -> str:
-    return _latex_name(name) + (f"_{{{','.join(map(_latex_label, labels))}}}" if labels else "")
+def latex_array(name: str, labels: tuple[str | None, ...]) -> str:
+    """Writes an array with its labels in LaTeX."""
+    return _latex_name(name) + (f"_{{{','.join(map(latex_label, labels))}}}" if labels else "")
 
 
 def _latex_name(name: str) -> str:

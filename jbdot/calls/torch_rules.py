@@ -254,19 +254,29 @@ def einsum_sizes(terms: Sequence[Term], shapes: Sequence[Shape]) -> dict[str, in
     return sizes
 
 
+def contraction(equation: Any, shapes: Sequence[Shape]) -> Contraction:
+    """Reads an equation as a contraction of any number of operands: an axis of size 1 that broadcasts is dropped."""
+    found, _ = _broadcast(*einsum_terms(equation, shapes), shapes)
+    return found
+
+
+def _broadcast(terms: Sequence[Term], out: Term, shapes: Sequence[Shape]) -> tuple[Contraction, dict[str, int]]:
+    sizes = einsum_sizes(terms, shapes)
+    whole = (
+        tuple(label if size == sizes[label] else None for label, size in zip(term, shape, strict=True))
+        for term, shape in zip(terms, shapes, strict=True)
+    )
+    return Contraction(*whole, out), sizes
+
+
 def pair(x: Operand, y: Operand, left: Term, right: Term, out: Term) -> CallPlan:
     """Plans one product of einsum: an axis of size 1 that broadcasts is dropped.
 
     What one operand alone sums is int64, of integers and bools. What both share and sum must be of one dtype that
     PyTorch multiplies; a product without such a label promotes.
     """
-    sizes = einsum_sizes((left, right), (x.shape, y.shape))
-    lhs, rhs = (
-        tuple(label if size == sizes[label] else None for label, size in zip(term, operand.shape, strict=True))
-        for term, operand in ((left, x), (right, y))
-    )
-    contraction = Contraction(lhs, rhs, out)
-    x_steps, y_steps = _summed(x, lhs, contraction, sizes), _summed(y, rhs, contraction, sizes)
+    contraction, sizes = _broadcast((left, right), out, (x.shape, y.shape))
+    x_steps, y_steps = (_summed(z, term, contraction, sizes) for z, term in zip((x, y), contraction.terms, strict=True))
     x, y = (
         dataclasses.replace(operand, dtype=steps.out_dtype(operand.dtype))
         for operand, steps in ((x, x_steps), (y, y_steps))
@@ -320,24 +330,6 @@ def chain(tensors: Any) -> list[jax.Array]:
                 f"axis 0 of tensors[{at + 1}] has size {y.shape[0]}",
             )
     return arrays
-
-
-def chain_order(shapes: Sequence[Shape]) -> dict[tuple[int, int], int]:
-    """Cuts each part of a chain for the fewest multiplications: (first, last) -> last of the left part."""
-    first = shapes[0] if len(shapes[0]) == 2 else (1, *shapes[0])
-    sizes = [*first, *(shape[1] if len(shape) == 2 else 1 for shape in shapes[1:])]
-    count = len(shapes)
-    cost: dict[tuple[int, int], Any] = {(at, at): 0 for at in range(count)}
-    cuts: dict[tuple[int, int], int] = {}
-    for length in range(1, count):
-        for i in range(count - length):
-            j = i + length
-            costs = {
-                cut: cost[i, cut] + cost[cut + 1, j] + sizes[i] * sizes[cut + 1] * sizes[j + 1] for cut in range(i, j)
-            }
-            cuts[i, j] = min(costs, key=lambda cut: costs[cut])
-            cost[i, j] = costs[cuts[i, j]]
-    return cuts
 
 
 # Added arrays, and bilinear

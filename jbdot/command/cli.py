@@ -33,9 +33,10 @@ import jbdot
 from jbdot import hardware
 from jbdot.calls.explanation import Explanation
 from jbdot.calls.front_door import DIALECTS, PLANNERS, extra_defaults, operand_names, public_name
+from jbdot.calls.many_operands import READERS
 from jbdot.command import doctor as examination
 from jbdot.command import files, mesh_text
-from jbdot.core.colours import COLOURS
+from jbdot.core.colours import COLOURS, part
 from jbdot.core.text import bytes_text, paragraph, table
 from jbdot.many_devices import partition_spec
 
@@ -67,6 +68,12 @@ Dialect = Annotated[
 ]
 Lhs = Annotated[str, typer.Argument(help="The first operand's shape: 10x12x4x5, '(10, 12, 4, 5)' or scalar.")]
 Rhs = Annotated[str, typer.Argument(help="The second operand's shape.")]
+Shapes = Annotated[
+    list[str],
+    typer.Argument(
+        help="Each operand's shape: 10x12x4x5, '(10, 12, 4, 5)' or scalar. Two; of einsum and contract any number."
+    ),
+]
 AxesText = Annotated[
     str | None, typer.Option("--axes", rich_help_panel=_CALL, help="As in Python: 1, or 3,2, or [1,2],[0,1].")
 ]
@@ -125,8 +132,7 @@ def jbdot_itself(
 @app.command(epilog="Example: jbdot explain batch_dot 10x12x4x5 10x12x5x8 --axes 3,2 --dialect keras")
 def explain(
     function: Function,
-    lhs: Lhs,
-    rhs: Rhs,
+    shapes: Shapes,
     axes: AxesText = None,
     dialect: Dialect = None,
     dtype: DtypeName = "float32",
@@ -140,16 +146,24 @@ def explain(
 ) -> None:
     """Say what a call does: formula, roles of axes, shapes, cost, and every other dialect's answer."""
     door = find(function, dialect)
-    left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in (lhs, rhs))
+    operands = [jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in shapes]
     given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
-    explanation = jbdot.explain(door, *call(door, left, right, given))
+    if len(operands) == 2:
+        left, right = operands
+        explanation: Any = jbdot.explain(door, *call(door, left, right, given))
+    elif door in READERS and given.keys() == {"equation"}:
+        explanation = jbdot.explain(door, equation, *operands)
+    elif door in READERS:
+        raise ValueError(f"{public_name(door)} of {len(operands)} operands takes --equation, and nothing else.")
+    else:
+        raise ValueError(f"{public_name(door)} takes two operands, not {len(operands)}.")
     if plot is not None:  # first, so that a path that cannot be written is said at once
         picture(plot, explanation)
     if latex:
         print(explanation.latex)
         return
     first, formula, labels, *others = explanation.parts()
-    roles = {row[0]: COLOURS[explanation.colour(row[0])] for row in explanation.rows()}
+    roles = {row[0]: COLOURS[part(explanation.contraction, row[0])] for row in explanation.rows()}
     show(f"{first}\n", {"(?s).*": "bold"})
     show(f"{formula}\n")
     show(f"{labels}\n", {rf"(?m)^  {re.escape(label)}(?=  )": f"bold {colour}" for label, colour in roles.items()})
@@ -388,7 +402,7 @@ def call(door: Callable[..., Any], lhs: Any, rhs: Any, given: dict[str, Any]) ->
     order = [
         name for name in parameters if name in values and parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY
     ]
-    if "operands" in parameters:
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters.values()):
         order += [left, right]
     absent = [name for name in order if values[name] is inspect.Parameter.empty]
     if absent:

@@ -16,6 +16,6 @@ COLOURS: Final = {
 
 
 def part(c: Contraction, label: str | None) -> str:
-    """Returns the role of a label, free ones by operand: what `COLOURS` knows it by."""
-    role = c.role(label)
+    """Returns the role of a label, free ones by operand, those behind the first as of rhs: what `COLOURS` has it by."""
+    role = c.role(None if label == "1" else label)
     return f"{'lhs' if label in c.lhs else 'rhs'} free" if role == "free" else role

@@ -1,14 +1,16 @@
-"""The one object: which axes of two arrays are batch, contracting and free.
+"""The one object: which axes of arrays are batch, contracting and free.
 
-Every dot, matmul, tensordot and two-operand einsum is a `Contraction`: three tuples of
-axis labels, one for each operand and one for the result. Only the labels are stored;
-roles, dimension numbers, shapes, costs and formulas are read off them.
+Every dot, matmul, tensordot and einsum is a `Contraction`: a tuple of axis labels for each operand, most often two,
+and one for the result. Only the labels are stored; roles, dimension numbers, shapes, costs and formulas are read off
+them. One of more than two operands is carried out two at a time: see `jbdot.one_device.path`.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jbdot.core.errors import BadType, BadValue
@@ -24,6 +26,7 @@ from jbdot.core.labels import (
     checked,
     is_letter,
     names,
+    operand_names,
     read,
     written,
 )
@@ -31,24 +34,26 @@ from jbdot.core.labels import (
 DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Contraction:
-    """Says how the axes of two arrays pair up, for `out = sum over contracting of lhs * rhs`.
+    """Says how the axes of arrays pair up, for `out = sum over contracting of lhs * rhs`.
 
-    A label that both operands and the result have is *batch*. One that only the operands
-    share is *contracting*: paired and summed. One that an operand and the result have is
-    *free*. A label of one operand alone is summed there, before the product (einsum's
-    `"ij,jk->k"`); one that stands twice in an operand reads its diagonal. `None` marks a
-    unit axis: dropped from an operand, inserted in the result.
+    A label that two operands or more and the result have is *batch*. One that operands share and the result has not
+    is *contracting*: paired and summed. One that one operand and the result have is *free*. A label of one operand
+    alone is summed there, before the product (einsum's `"ij,jk->k"`); one that stands twice in an operand reads its
+    diagonal. `None` marks a unit axis: dropped from an operand, inserted in the result.
 
     Args:
-        lhs: A label for each axis of the left operand.
-        rhs: A label for each axis of the right operand.
-        out: A label for each axis of the result, each at most once.
+        labels: For each operand a tuple with a label for each of its axes; then one for the result, each label at
+            most once. `Contraction(lhs, rhs, out)` is of two operands; there may be one, or any number.
+
+    Attributes:
+        terms: The labels of each operand.
+        out: The labels of the result.
 
     Raises:
         TypeError: A label is neither a string nor None.
-        ValueError: A label is not a word, stands twice in `out`, or is in no operand.
+        ValueError: A label is not a word, stands twice in `out`, or is in no operand; or there is no operand.
 
     Example:
         >>> from jbdot import Contraction
@@ -63,23 +68,31 @@ class Contraction:
         (10, 4, 8)
     """
 
-    lhs: Labels
-    rhs: Labels
+    terms: tuple[Labels, ...]
     out: Labels
 
-    def __post_init__(self) -> None:
-        for name in ("lhs", "rhs", "out"):
-            object.__setattr__(self, name, checked(name, getattr(self, name)))
-        kept = [label for label in self.out if label is not None]
+    def __init__(self, *labels: Labels) -> None:
+        if len(labels) < 2:
+            raise BadValue(
+                "a contraction must have the labels of an operand and of the result",
+                f"{len(labels)} given",
+                "Write Contraction(lhs, rhs, out)",
+            )
+        *terms, out = map(checked, (*operand_names(len(labels) - 1), "out"), labels)
+        terms = tuple(terms)
+        object.__setattr__(self, "terms", terms)
+        object.__setattr__(self, "out", out)
+        kept = [label for label in out if label is not None]
         for label in kept:
-            if label not in self.lhs and label not in self.rhs:
-                raise BadValue("each label of the result must be in an operand", f"{label!r} of '{self}' is in neither")
+            if not any(label in term for term in terms):
+                where = "neither" if len(terms) == 2 else "none"
+                raise BadValue("each label of the result must be in an operand", f"{label!r} of '{self}' is in {where}")
         if len(set(kept)) != len(kept):
             raise BadValue("a label must stand only once in the result", f"'{self}' repeats one")
 
     @functools.cached_property
     def _hash(self) -> int:  # asked for on every call that plans: the labels are walked once
-        return hash((self.lhs, self.rhs, self.out))
+        return hash((self.terms, self.out))
 
     def __hash__(self) -> int:
         return self._hash
@@ -87,8 +100,8 @@ class Contraction:
     # Other ways to write one.
 
     @classmethod
-    def parse(cls, text: str, lhs_shape: Shape | None = None, rhs_shape: Shape | None = None) -> "Contraction":
-        """Reads `"b m k, b k n -> b m n"`, or einsum's `"bmk,bkn->bmn"`.
+    def parse(cls, text: str, *shapes: Shape | None) -> "Contraction":
+        """Reads `"b m k, b k n -> b m n"`, or einsum's `"bmk,bkn->bmn"`, of any number of operands.
 
         Where a space stands between two labels, labels are words; else each letter is one, as
         in einsum, and a word in parentheses: `"(row), (row) -> "`. `1` is a unit axis. Without
@@ -96,8 +109,12 @@ class Contraction:
         An ellipsis needs the operands' shapes, which say how many axes it stands for; those
         broadcast as in NumPy.
 
+        Args:
+            text: The labels.
+            shapes: The shape of each operand, where the text has an ellipsis.
+
         Raises:
-            ValueError: The text is no contraction of two operands.
+            ValueError: The text is no contraction, or its terms are not as many as the shapes.
 
         Example:
             >>> from jbdot import Contraction
@@ -105,8 +122,10 @@ class Contraction:
             Contraction.parse('b m k, b k n -> b m n')
             >>> print(Contraction.parse("...ij,...jk->...ik", (7, 2, 3), (3, 4)))
             A i j, j k -> A i k
+            >>> Contraction.parse("i,ij,jk->k").contracting
+            ('i', 'j')
         """
-        return cls(*read(text, lhs_shape, rhs_shape))
+        return cls(*read(text, shapes))
 
     @classmethod
     def from_dimension_numbers(cls, dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> "Contraction":
@@ -134,39 +153,75 @@ class Contraction:
             paired[: len(lhs_batch)] + lhs_free + rhs_free,
         )
 
+    @property
+    def lhs(self) -> Labels:
+        """Gives the labels of the first operand: `("b", "m", "k")`."""
+        return self.terms[0]
+
+    @functools.cached_property
+    def rhs(self) -> Labels:
+        """Gives the labels of the second of two operands: `("b", "k", "n")`.
+
+        Raises:
+            ValueError: There are not two operands.
+        """
+        self.check_two()
+        return self.terms[1]
+
+    def check_two(self) -> None:
+        """Refuses what is not of two operands.
+
+        Raises:
+            ValueError: It is of one, or of more.
+        """
+        if len(self.terms) != 2:
+            raise BadValue(
+                "the contraction must be of two operands here",
+                f"'{self}' is of {len(self.terms)}",
+                "contract, explain and tensorflow.einsum take any number",
+            )
+
     # Roles, read off the labels. The example is always "b m k, b k n -> b m n".
 
     @functools.cached_property
+    def _counts(self) -> Counter[str | None]:
+        """Says how many operands have a label."""
+        return Counter(label for term in self.terms for label in set(term))
+
+    @functools.cached_property
     def batch(self) -> tuple[str, ...]:
-        """Lists the labels of both operands and the result, in the result's order: `("b",)`."""
-        return _once(label for label in self.out if label in self.lhs and label in self.rhs)
+        """Lists the labels of several operands and the result, in the result's order: `("b",)`."""
+        return _once(label for label in self.out if self._counts[label] > 1)
 
     @functools.cached_property
     def contracting(self) -> tuple[str, ...]:
-        """Lists the labels of both operands that the result has not, in lhs' order: `("k",)`."""
-        return _once(label for label in self.lhs if label in self.rhs and label not in self.out)
+        """Lists the labels of several operands that the result has not, in lhs' order: `("k",)`."""
+        return _once(
+            label for term in self.terms for label in term if self._counts[label] > 1 and label not in self.out
+        )
 
     @functools.cached_property
     def lhs_free(self) -> tuple[str, ...]:
         """Lists the labels of lhs and the result alone, in lhs' order: `("m",)`."""
-        return _once(label for label in self.lhs if label in self.out and label not in self.rhs)
+        return _once(label for label in self.lhs if label in self.out and self._counts[label] == 1)
 
     @functools.cached_property
     def rhs_free(self) -> tuple[str, ...]:
         """Lists the labels of rhs and the result alone, in rhs' order: `("n",)`."""
-        return _once(label for label in self.rhs if label in self.out and label not in self.lhs)
+        return _once(label for label in self.rhs if label in self.out and self._counts[label] == 1)
 
     @functools.cached_property
     def summed(self) -> tuple[str, ...]:
         """Lists the labels of one operand alone, which are summed before the product: `()`."""
-        return _once(label for label in (*self.lhs, *self.rhs) if label not in (*self.out, *self.contracting))
+        every = itertools.chain.from_iterable(self.terms)
+        return _once(label for label in every if label not in (*self.out, *self.contracting))
 
     def role(self, label: str | None) -> str:
         """Names the role of a label: batch, contracting, free, summed or unit."""
-        for role in ("batch", "contracting", "lhs_free", "rhs_free", "summed"):
+        for role in ("batch", "contracting", "summed"):
             if label in getattr(self, role):
-                return role[-4:] if role.endswith("free") else role
-        return "unit"
+                return role
+        return "unit" if label is None else "free"
 
     # What `lax.dot_general` is told.
 
@@ -208,15 +263,24 @@ class Contraction:
 
     # Sizes and costs, once shapes are known.
 
-    def sizes(self, lhs_shape: Shape, rhs_shape: Shape, names: tuple[str, str] = ("lhs", "rhs")) -> dict[str, int]:
-        """Maps each label to its length, and checks that the two shapes agree on it.
+    def sizes(self, *shapes: Shape, names: Sequence[str] = ()) -> dict[str, int]:
+        """Maps each label to its length, and checks that the operands' shapes agree on it.
+
+        Args:
+            shapes: The shape of each operand.
+            names: What a message calls the operands; lhs and rhs, or their places, by default.
 
         Raises:
-            ValueError: A rank or a size does not fit the labels.
+            ValueError: A rank or a size does not fit the labels, or there are not as many shapes as operands.
         """
+        if len(shapes) != len(self.terms):
+            raise BadValue(
+                "a contraction must have a term for each operand",
+                f"'{self}' has {len(self.terms)}, the operands are {len(shapes)}",
+            )
         sizes: dict[str, int] = {}
         first: dict[str, str] = {}
-        for name, labels, shape in zip(names, (self.lhs, self.rhs), (lhs_shape, rhs_shape), strict=True):
+        for name, labels, shape in zip(names or operand_names(len(shapes)), self.terms, shapes, strict=True):
             if len(labels) != len(shape):
                 raise BadValue(
                     "an operand must have one axis for each of its labels",
@@ -236,20 +300,26 @@ class Contraction:
                     first.setdefault(label, here)
         return sizes
 
-    def out_shape(self, lhs_shape: Shape, rhs_shape: Shape) -> Shape:
+    def out_shape(self, *shapes: Shape) -> Shape:
         """Gives the result's shape: the size of each label of `out`, 1 for a unit axis."""
-        sizes = self.sizes(lhs_shape, rhs_shape)
+        sizes = self.sizes(*shapes)
         return tuple(1 if label is None else sizes[label] for label in self.out)
 
-    def flops(self, lhs_shape: Shape, rhs_shape: Shape) -> int:
-        """Counts 2 FLOP for each multiply-add: twice the product of the sizes of `dot_out` and `contracting`."""
-        sizes = self.sizes(lhs_shape, rhs_shape)
-        return 2 * math.prod(sizes[label] for label in self.dot_out + self.contracting)
+    def flops(self, *shapes: Shape) -> int:
+        """Counts 2 FLOP for each multiply-add: twice the product of the sizes of all labels but the summed ones.
+
+        Of more operands it counts one loop over all labels, with a FLOP for each operand. A path of products of two
+        does the same with far fewer.
+        """
+        sizes = self.sizes(*shapes)
+        return max(2, len(shapes)) * math.prod(size for label, size in sizes.items() if label not in self.summed)
 
     def bytes(self, lhs_shape: Shape, rhs_shape: Shape, itemsizes: tuple[int, int, int]) -> tuple[int, int]:
         """Gives (bytes read, bytes written) when each operand is read once and the result is written once.
 
         Args:
+            lhs_shape: The shape of lhs.
+            rhs_shape: The shape of rhs.
             itemsizes: Bytes per element of lhs, rhs and the result.
         """
         lhs, rhs, out = itemsizes
@@ -259,8 +329,8 @@ class Contraction:
     # Ways to read one.
 
     def __str__(self) -> str:
-        lhs, rhs, out = written(self.lhs, self.rhs, self.out)
-        return f"{lhs}, {rhs} -> {out}"
+        *terms, out = written(*self.terms, self.out)
+        return f"{', '.join(terms)} -> {out}"
 
     def __repr__(self) -> str:
         return f"Contraction.parse({str(self)!r})"
@@ -268,19 +338,27 @@ class Contraction:
     @functools.cached_property
     def einsum(self) -> str:
         """Writes the einsum string, without unit axes: `"bmk,bkn->bmn"`. A label that is a word gets a letter."""
-        labels = _once((*self.lhs, *self.rhs))
+        labels = _once(itertools.chain.from_iterable(self.terms))
         spare = (letter for letter in SPARE if letter not in labels)
         letters = {label: label if is_letter(label) else next(spare) for label in labels}
-        lhs, rhs, out = (
-            "".join(letters[label] for label in side if label is not None) for side in (self.lhs, self.rhs, self.out)
+        *terms, out = (
+            "".join(letters[label] for label in side if label is not None) for side in (*self.terms, self.out)
         )
-        return f"{lhs},{rhs}->{out}"
+        return f"{','.join(terms)}->{out}"
 
-    def formula(self, lhs: str = "lhs", rhs: str = "rhs", out: str = "out") -> str:
-        """Writes the contraction with indices: `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`."""
+    def formula(self, *operands: str, out: str = "out") -> str:
+        """Writes the contraction with indices: `out[b,m,n] = sum_k lhs[b,m,k] * rhs[b,k,n]`.
+
+        Args:
+            operands: What to call the operands; lhs and rhs, or x0, x1 and so on, by default.
+            out: What to call the result.
+        """
+        count = len(self.terms)
+        called = operands or (operand_names(2) if count == 2 else tuple(f"x{at}" for at in range(count)))
         summed = self.contracting + self.summed
         total = f"sum_{{{','.join(summed)}}} " if len(summed) > 1 else f"sum_{summed[0]} " if summed else ""
-        return f"{out}{_indexed(self.out)} = {total}{lhs}{_indexed(self.lhs)} * {rhs}{_indexed(self.rhs)}"
+        factors = (f"{name}{_indexed(term)}" for name, term in zip(called, self.terms, strict=True))
+        return f"{out}{_indexed(self.out)} = {total}{' * '.join(factors)}"
 
 
 def _checked_numbers(dimension_numbers: Any, lhs_ndim: int, rhs_ndim: int) -> DimensionNumbers:

@@ -42,40 +42,50 @@ def broadcast(
     operands: tuple[str, str] = ("lhs", "rhs"),
     first: tuple[int, int] = (0, 0),
 ) -> tuple[Labels, Labels, tuple[str, ...]]:
-    """Labels axes that broadcast as in NumPy: aligned at the right; a size 1 that stretches is a unit axis.
-
-    Args:
-        lhs_shape: Sizes of the axes of lhs that broadcast.
-        rhs_shape: Sizes of those of rhs.
-        pool: Letters to label them with.
-        operands: What a message calls the two.
-        first: The axis of each operand that the first size is of.
-
-    Returns:
-        Labels of lhs, of rhs and of the result.
-
-    Raises:
-        ValueError: Two sizes differ and neither is 1.
+    """Labels axes of two operands that broadcast as in NumPy: see `broadcast_all`.
 
     Example:
         >>> broadcast((7, 1, 3), (2, 3))
         (('b', None, 'd'), ('c', 'd'), ('b', 'c', 'd'))
     """
-    out = names(pool, max(len(lhs_shape), len(rhs_shape)))
-    lhs: list[str | None] = list(out[len(out) - len(lhs_shape) :])
-    rhs: list[str | None] = list(out[len(out) - len(rhs_shape) :])
-    for axis in range(-min(len(lhs), len(rhs)), 0):
-        left, right = lhs_shape[axis], rhs_shape[axis]
-        if left == right:
-            continue
-        if left != 1 and right != 1:
-            raise BadValue(
-                "batch axes must have equal sizes, or one of the two must be 1",
-                f"axis {first[0] + len(lhs) + axis} of {operands[0]} has size {left}, "
-                f"axis {first[1] + len(rhs) + axis} of {operands[1]} has size {right}",
-            )
-        (lhs if left == 1 else rhs)[axis] = None
-    return tuple(lhs), tuple(rhs), out
+    lhs, rhs, out = broadcast_all((lhs_shape, rhs_shape), pool, operands, first)
+    return lhs, rhs, tuple(label for label in out if label is not None)
+
+
+def broadcast_all(
+    shapes: Sequence[Sequence[int]], pool: str, operands: Sequence[str], first: Sequence[int]
+) -> list[Labels]:
+    """Labels axes that broadcast as in NumPy: aligned at the right; a size 1 that stretches is a unit axis.
+
+    Args:
+        shapes: For each operand, sizes of its axes that broadcast.
+        pool: Letters to label them with.
+        operands: What a message calls the operands.
+        first: The axis of each operand that the first size is of.
+
+    Returns:
+        Labels of each operand, then of the result.
+
+    Raises:
+        ValueError: Two sizes differ and neither is 1.
+    """
+    out = names(pool, max(map(len, shapes), default=0))
+    found: list[list[str | None]] = [list(out[len(out) - len(shape) :]) for shape in shapes]
+    for axis in range(-len(out), 0):
+        having = [at for at, shape in enumerate(shapes) if len(shape) >= -axis]
+        whole = max((at for at in having if shapes[at][axis] != 1), default=-1)
+        for at in having if whole >= 0 else ():
+            size = shapes[at][axis]
+            if size == 1:
+                found[at][axis] = None
+            elif size != shapes[whole][axis]:
+                raise BadValue(
+                    "batch axes must have equal sizes, or one of the two must be 1",
+                    f"axis {first[at] + len(shapes[at]) + axis} of {operands[at]} has size {size}, "
+                    f"axis {first[whole] + len(shapes[whole]) + axis} of {operands[whole]} has size "
+                    f"{shapes[whole][axis]}",
+                )
+    return [*map(tuple, found), out]
 
 
 def checked(name: str, labels: Any) -> Labels:
@@ -97,26 +107,33 @@ def checked(name: str, labels: Any) -> Labels:
     return tuple(found)
 
 
-def read(
-    text: Any, lhs_shape: Shape | None, rhs_shape: Shape | None, operands: tuple[str, str] = ("lhs", "rhs")
-) -> tuple[Labels, Labels, Labels]:
-    """Reads the labels of lhs, rhs and the result off a string, for operands of these names: see `Contraction.parse`.
+def read(text: Any, shapes: Sequence[Shape | None] = (), operands: Sequence[str] = ()) -> list[Labels]:
+    """Reads the labels of each operand, then of the result, off a string: see `Contraction.parse`.
+
+    Args:
+        text: What is read.
+        shapes: The operands' shapes, which an ellipsis needs.
+        operands: What a message calls the operands; by default as `operand_names` does.
 
     Raises:
         TypeError: The text is no string.
-        ValueError: The text is no contraction of two operands.
+        ValueError: The text is no contraction, or has not a term for each shape.
     """
     if not isinstance(text, str):
         raise BadType("contraction must be a Contraction or its string", f"got a {type(text).__name__}")
     inputs, arrow, result = text.partition("->")
-    terms = inputs.split(",")
-    if len(terms) != 2:
+    texts = inputs.split(",")
+    if shapes and len(texts) != len(shapes):
         remedy = "Write 'b m k, b k n -> b m n'"
         if re.fullmatch(r"[\w.]+", text):
             remedy += "; a function is given as it is, such as jbdot.batch_dot, and not as a string"
-        raise BadValue("a contraction must have two operands", f"{text!r} has {len(terms)}", remedy)
+        raise BadValue(
+            "a contraction must have a term for each operand",
+            f"{text!r} has {len(texts)}, the operands are {len(shapes)}",
+            remedy,
+        )
     words = re.search(r"[\w)]\s+[\w(]", text) is not None
-    lhs, rhs = (_tokens(term, words) for term in terms)
+    terms = [_tokens(term, words) for term in texts]
     if arrow:
         out = _tokens(result, words)
     elif words:  # only einsum, whose labels are letters, says what the result is without an arrow
@@ -126,13 +143,22 @@ def read(
             "Write 'b m k, b k n -> b m n'",
         )
     else:
-        both = [*lhs, *rhs]
-        once = sorted({token for token in both if both.count(token) == 1} - {"...", UNIT})
-        out = ["...", *once] if "..." in both else once
-    if "..." in (*lhs, *rhs, *out):
-        lhs, rhs, out = _spread(text, lhs, rhs, out, lhs_shape, rhs_shape, operands)
-    sides = (tuple(None if token == UNIT else token for token in side) for side in (lhs, rhs, out))
-    return next(sides), next(sides), next(sides)
+        tokens = list(itertools.chain.from_iterable(terms))
+        once = sorted({token for token in tokens if tokens.count(token) == 1} - {"...", UNIT})
+        out = ["...", *once] if "..." in tokens else once
+    if any("..." in side for side in (*terms, out)):
+        *terms, out = _spread(text, terms, out, shapes, operands or operand_names(len(terms)))
+    return [tuple(None if token == UNIT else token for token in side) for side in (*terms, out)]
+
+
+def operand_names(count: int) -> tuple[str, ...]:
+    """Says what messages call operands: lhs and rhs where they are two, else each by its place, from 0.
+
+    Example:
+        >>> operand_names(2), operand_names(3)
+        (('lhs', 'rhs'), ('operand 0', 'operand 1', 'operand 2'))
+    """
+    return ("lhs", "rhs") if count == 2 else tuple(f"operand {at}" for at in range(count))
 
 
 def is_letter(label: str) -> bool:
@@ -173,22 +199,17 @@ def _tokens(term: str, words: bool) -> list[str]:
 
 
 def _spread(
-    text: str,
-    lhs: list[str],
-    rhs: list[str],
-    out: list[str],
-    lhs_shape: Shape | None,
-    rhs_shape: Shape | None,
-    operands: tuple[str, str],
-) -> tuple[list[str], list[str], list[str]]:
+    text: str, terms: list[list[str]], out: list[str], shapes: Sequence[Shape | None], operands: Sequence[str]
+) -> list[list[str]]:
     """Puts labels where an ellipsis stands, by the operands' shapes."""
-    if lhs_shape is None or rhs_shape is None:
+    if len(shapes) != len(terms) or any(shape is None for shape in shapes):
         raise BadValue(
             "an ellipsis needs the operands' shapes", repr(text), "Hand them to parse, or the string to contract"
         )
     spans: list[Shape] = []
     starts: list[int] = []
-    for name, tokens, shape in zip(operands, (lhs, rhs), (lhs_shape, rhs_shape), strict=True):
+    for name, tokens, shape in zip(operands, terms, shapes, strict=True):
+        assert shape is not None
         count = len(shape) - len(tokens) + 1 if "..." in tokens else 0
         if count < 0:
             raise BadValue(
@@ -198,15 +219,15 @@ def _spread(
         start = tokens.index("...") if count else 0
         spans.append(shape[start : start + count])
         starts.append(start)
-    pool = "".join(letter for letter in SPARE if letter not in (*lhs, *rhs))
-    left, right, both = broadcast(spans[0], spans[1], pool, operands, (starts[0], starts[1]))
+    pool = "".join(letter for letter in SPARE if not any(letter in term for term in terms))
+    *labels, both = broadcast_all(spans, pool, operands, starts)
     if both and "..." not in out:
         raise BadValue(
             "the axes of an ellipsis must be in the result",
             f"{text!r} would sum {len(both)} unnamed axes",
             "Write '...' after '->' too",
         )
-    return _filled(lhs, left), _filled(rhs, right), _filled(out, both)
+    return [*map(_filled, terms, labels), _filled(out, both)]
 
 
 def _filled(tokens: list[str], labels: Labels) -> list[str]:

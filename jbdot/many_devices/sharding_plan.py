@@ -184,7 +184,7 @@ def plan_sharding(
     lhs: Any,
     rhs: Any,
     out: PartitionSpec | Mapping[str, Any] | None = None,
-    *,
+    *more: Any,
     reduce: Reduce | None = None,
     precision: PrecisionLike = None,
     preferred_element_type: Any = None,
@@ -200,6 +200,7 @@ def plan_sharding(
         lhs: An array, or a `jax.ShapeDtypeStruct`, with a `NamedSharding`; without one it is taken as replicated.
         rhs: Likewise, on the same mesh.
         out: The result's PartitionSpec, or a map from its labels to mesh axes; None leaves it to the plan.
+        more: None: a plan is of two operands.
         reduce: How sums over a sharded contracting label are completed: "all_reduce" (every device along its mesh axes
             gets them), "reduce_scatter" (each gets a part), or "unreduced": not at all, partial sums are left to JAX
             (on meshes with Explicit axes; without gradients). "forbid" refuses every communication. None chooses.
@@ -239,6 +240,7 @@ def plan_sharding(
     """
     call = ""
     try:
+        _check_two(contraction, more)
         for name, x in (("lhs", lhs), ("rhs", rhs)):
             if not hasattr(x, "shape") or not hasattr(x, "dtype"):
                 raise BadType(
@@ -263,6 +265,19 @@ def plan_sharding(
         return _plan(contraction, lhs, rhs, mesh, end, figures, settings)
     except Refusal as refusal:
         raise refusal.told("plan_sharding", call) from None
+
+
+def _check_two(contraction: Any, more: tuple[Any, ...]) -> None:
+    """Refuses a contraction of more operands than two, or of one."""
+    count = len(contraction.terms) if isinstance(contraction, Contraction) else 2
+    if isinstance(contraction, str):
+        count = contraction.partition("->")[0].count(",") + 1
+    if count != 2 or more:
+        raise BadValue(
+            "a plan must be of a contraction of two operands",
+            f"'{contraction}' is of {count}" if count != 2 else f"{len(more)} arguments come after out",
+            "Plan the products that jbdot.explain shows as its path, one after the other",
+        )
 
 
 def _mesh(lhs: Any, rhs: Any) -> Any:

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jbdot.core.contraction import Contraction, DimensionNumbers
 from jbdot.core.errors import BadType, BadValue, Refusal
-from jbdot.core.labels import Axes, Shape
+from jbdot.core.labels import Axes, Labels, Shape
 from jbdot.one_device import jax_internals
 from jbdot.one_device.choice import check, known
 from jbdot.one_device.dot_spec import DotSpec, known_precision, swapped_precision
@@ -150,7 +150,7 @@ class CallPlan:
         """Takes the operands through the steps of their dialect, and drops the axes that the dot does not keep."""
         c = self.contraction
         lhs, rhs = _enter(lhs, self.lhs), _enter(rhs, self.rhs)
-        return _reduce(lhs, c.lhs, c.lhs_kept), _reduce(rhs, c.rhs, c.rhs_kept)
+        return reduced(lhs, c.lhs, c.lhs_kept), reduced(rhs, c.rhs, c.rhs_kept)
 
     def dot_spec(self, lhs: Any, rhs: Any, precision: Any = None, preferred_element_type: Any = None) -> DotSpec:
         """Describes the one `lax.dot_general` that `run` performs for operands of these shapes and dtypes."""
@@ -195,7 +195,7 @@ class CallPlan:
                 check(self.dot_spec(lhs, rhs, precision, preferred_element_type), lowering)
             lhs, rhs = self.entered(lhs, rhs)
             out = _dot(lhs, rhs, c, (precision, wanted, out_sharding, lowering))
-            out = _arrange(out, c)
+            out = arranged(out, c.dot_out, c.out)
         if out.shape != shape or out.dtype != dtype:
             import chex  # who keeps the promise pays nothing for it
 
@@ -304,7 +304,7 @@ def _enter(x: Any, entry: OperandSteps) -> Any:
     return x
 
 
-def _reduce(x: jax.Array, labels: tuple[str | None, ...], kept: tuple[str, ...]) -> jax.Array:
+def reduced(x: jax.Array, labels: Labels, kept: tuple[str, ...]) -> jax.Array:
     """Drops unit axes, reads diagonals of repeated labels, sums what only this operand has."""
     units = tuple(axis for axis, label in enumerate(labels) if label is None)
     if units:
@@ -333,12 +333,13 @@ def _diagonal(x: jax.Array, axis: int, other: int) -> jax.Array:
     return lax.transpose(picked, order)
 
 
-def _arrange(out: jax.Array, c: Contraction) -> jax.Array:
-    """Brings `lax.dot_general`'s order of axes into the result's, and puts unit axes in."""
-    if c.permutation != tuple(range(len(c.permutation))):
-        out = lax.transpose(out, c.permutation)
-    units = tuple(axis for axis, label in enumerate(c.out) if label is None)
-    return lax.expand_dims(out, units) if units else out
+def arranged(x: jax.Array, labels: tuple[str, ...], out: Labels) -> jax.Array:
+    """Brings axes that have these labels into the order of the result's, and puts its unit axes in."""
+    order = tuple(labels.index(label) for label in out if label is not None)
+    if order != tuple(range(len(order))):
+        x = lax.transpose(x, order)
+    units = tuple(axis for axis, label in enumerate(out) if label is None)
+    return lax.expand_dims(x, units) if units else x
 
 
 def _dot_sharding(out_sharding: Any, c: Contraction) -> Any:
@@ -364,8 +365,8 @@ def _sparse_dot(lhs: Any, rhs: jax.Array, c: Contraction, settings: tuple[Any, A
     lhs, rhs = (_batched(x, axes) for x, axes in ((lhs, lhs_batch), (rhs, rhs_batch)))
     out = sparse.bcoo_dot_general(lhs, rhs, dimension_numbers=c.dimension_numbers)
     if hasattr(out, "indices"):  # of two sparse operands
-        return sparse.sparsify(functools.partial(_arrange, c=c))(out)
-    return _arrange(jnp.asarray(out), c)
+        return sparse.sparsify(functools.partial(arranged, labels=c.dot_out, out=c.out))(out)
+    return arranged(jnp.asarray(out), c.dot_out, c.out)
 
 
 def _batched(x: Any, batch: Axes) -> Any:

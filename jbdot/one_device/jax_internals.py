@@ -150,6 +150,30 @@ def is_in_kernel() -> bool:
     return False
 
 
+@_contract(None)
+def surroundings() -> tuple[Any, Any, dict[Any, Any]] | None:
+    """Returns the jaxpr that is being lowered, its equation, and the values of its variables so far, by variable."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "jaxpr_subcomp":
+        frame = frame.f_back
+    if frame is None:
+        raise NotImplementedError("no jaxpr_subcomp calls a lowering rule")
+    local = frame.f_locals
+    return local["jaxpr"], local["eqn"], local["env"]
+
+
+@_contract(None)
+def blank(context: Any) -> Any:
+    """Returns a value of the result's type that nobody will read."""
+    from jax._src.interpreters import mlir
+    from jax._src.lib.mlir import ir  # pyright: ignore[reportPrivateImportUsage]
+    from jax._src.lib.mlir.dialects import hlo
+
+    (aval,) = context.avals_out
+    scalar = mlir.ir_constant(aval.dtype.type(0))
+    return hlo.broadcast(scalar, ir.DenseI64ArrayAttr.get(aval.shape)) if aval.shape else scalar
+
+
 @_contract(dict)
 def notes(context: Any) -> dict[Any, Any]:
     """Returns a dict that lives as long as the module that is being lowered."""

@@ -20,6 +20,8 @@ from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import Choice, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
+from jbdot.one_device.path import ContractionPath
+from jbdot.one_device.reordering import reordered
 
 _WIDE: Final = ("float64", "complex128", "int64", "uint64")
 
@@ -84,7 +86,7 @@ class _Dot:
             with jax_internals.before(self.anchor):
                 spec, (lhs, rhs) = self.dot_spec.swapped, self.operands
                 self.turned = _written(self.context, self.turned_choice, spec, rhs, lhs)
-                (back,) = _traced(self.context, _back, ((self.turned, spec.out, spec.dtype),), spec)
+                (back,) = _steps(self.context, _back, ((self.turned, spec.out, spec.dtype),), spec)
                 jax_internals.reattached(self.anchor, back)
         return self.turned
 
@@ -96,15 +98,44 @@ def _back(spec: DotSpec, out: Any) -> Any:
 
 
 def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str | None, **params: Any) -> Any:
-    lowering = mark.of(jax_internals.metadata_of_lowered(context))
+    metadata = jax_internals.metadata_of_lowered(context)
+    lowering = mark.of(metadata)
     if lowering == "direct" or not jax_internals.is_local(context) or jax_internals.is_in_kernel():
         return before(context, lhs, rhs, **params)
+    where = platform or jax_internals.platform(context)
+    if mark.has_any_order(metadata):
+        done = _lower_reordered(context, where)
+        if done is not None:
+            return done
     (left, right), (out,) = context.avals_in, context.avals_out
     written = DotSpec.of(left, right, out, params["dimension_numbers"], params["precision"])
     spec, operands = written.beneath((lhs, rhs), jax_internals.transposed)
     direct = functools.partial(_only, before, context, lhs, rhs, **params)
-    where = platform or jax_internals.platform(context)
     return [_Dot(context, operands, spec, written, where, lowering, direct).lowered()]
+
+
+def _lower_reordered(context: Any, platform: str) -> Any:
+    """Lowers a product of a call of many operands whose order is another now; None for one that stays as it is."""
+    around = jax_internals.surroundings()
+    if around is None:
+        return None
+    jaxpr, equation, values = around
+    key = "reordered", id(jaxpr), platform
+    found = jax_internals.notes(context)
+    if key not in found:  # with the jaxpr, so that no other gets its id
+        found[key] = reordered(jaxpr, platform), jaxpr
+    orders, _ = found[key]
+    tree = orders.get(id(equation))
+    if tree is None:
+        return None
+    if tree.last is not equation:
+        return [jax_internals.blank(context)]
+
+    def run(path: ContractionPath, *leaves: Any) -> Any:
+        return path.run(leaves, tree.precision, tree.dtype)
+
+    operands = tuple((values[leaf], leaf.aval.shape, leaf.aval.dtype.name) for leaf in tree.leaves)
+    return _traced(context, run, operands, tree.path, mark.in_order(), tree.dtype.name)
 
 
 def _only(before: Any, context: Any, *args: Any, **params: Any) -> Any:
@@ -131,7 +162,7 @@ def _written(context: Any, choice: Choice, spec: DotSpec, lhs: Any, rhs: Any) ->
         with jax.named_scope(f"dot_general.{choice.lowering}"):
             return _steps_p.bind(lhs, rhs, lowering=choice.lowering, spec=spec)
 
-    (out,) = _traced(context, run, _typed(spec, lhs, rhs), spec)
+    (out,) = _steps(context, run, _typed(spec, lhs, rhs), spec)
     return out
 
 
@@ -145,7 +176,7 @@ def _lower_steps(context: Any, lhs: Any, rhs: Any, *, lowering: str, spec: DotSp
         with jax_internals.of_no_line():  # the next such dot is on another one
             return LOWERINGS[lowering](spec, lhs, rhs)
 
-    return _traced(context, run, _typed(spec, lhs, rhs), spec)
+    return _steps(context, run, _typed(spec, lhs, rhs), spec)
 
 
 def _typed(spec: DotSpec, lhs: Any, rhs: Any) -> tuple[tuple[Any, Any, str], ...]:
@@ -153,16 +184,30 @@ def _typed(spec: DotSpec, lhs: Any, rhs: Any) -> tuple[tuple[Any, Any, str], ...
     return (lhs, spec.lhs, spec.lhs_dtype), (rhs, spec.rhs, spec.rhs_dtype)
 
 
-def _traced(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], spec: DotSpec) -> Any:
-    """Writes what a function of arrays does, whatever JAX is set to where the program is lowered."""
+def _steps(context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], spec: DotSpec) -> Any:
+    """Writes steps of a lowering: its dots are not chosen for again."""
+    return _traced(context, function, operands, spec, mark.marked("direct"), spec.dtype)
+
+
+def _traced(
+    context: Any, function: Any, operands: tuple[tuple[Any, Any, str], ...], first: Any, marks: Any, dtype: str
+) -> Any:
+    """Writes what a function of arrays does, whatever JAX is set to where the program is lowered.
+
+    Args:
+        context: JAX's, of the equation.
+        function: Of `first` and the operands.
+        operands: Values with their shapes and dtypes.
+        first: What the function is given first.
+        marks: The context that its dots are traced in.
+        dtype: The result's.
+    """
     values = [value for value, _, _ in operands]
     context = context.replace(avals_in=[ShapedArray(shape, jax.numpy.dtype(dtype)) for _, shape, dtype in operands])
-    wide = any(name in _WIDE for name in (spec.lhs_dtype, spec.rhs_dtype, spec.dtype))
-
+    wide = any(name in _WIDE for name in (*(name for *_, name in operands), dtype))
     promotion, ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
-    direct = mark.marked("direct")  # the dots of a lowering are not chosen for again
-    with jax.enable_x64(wide), promotion, ranks, direct:
-        return jax_internals.written(context, functools.partial(function, spec), *values)
+    with jax.enable_x64(wide), promotion, ranks, marks:
+        return jax_internals.written(context, functools.partial(function, first), *values)
 
 
 def install() -> None:

@@ -19,6 +19,9 @@ from jbdot.one_device.lowerings import LoweringName
 
 OPTIMIZED: Final = "jbdot"  # set by `optimize`, or by a call that names its lowering
 CALLED: Final = "jbdot_call"  # set by a jbdot call that names none: what stands around it goes before
+PATH: Final = "jbdot_path"  # set on the products of one call of many operands: may their order change?
+_ANY: Final = "any"
+_KEPT: Final = "kept"
 GRAD_DTYPE: Final = "jbdot_grad_dtype"  # set by `optimize`: the dtype that a dot's gradients are summed to
 VARIABLE: Final = "JBDOT_LOWERING"
 
@@ -39,6 +42,32 @@ def called(lowering: str | None) -> Any:
     if lowering == "direct" and not surrounding():
         return contextlib.nullcontext()
     return marked(lowering)
+
+
+def of_path(lowering: str | None) -> Any:
+    """Opens the context of the products of one call of many operands, whose order is chosen anew where it is lowered.
+
+    Not with "direct", nor where it was chosen so already.
+    """
+    if lowering == "direct" or jax_internals.metadata().get(PATH) == _KEPT:
+        return contextlib.nullcontext()
+    return _path(_ANY)
+
+
+def in_order() -> Any:
+    """Opens a context in which the order of products stays as it is traced."""
+    return _path(_KEPT)
+
+
+def has_any_order(metadata: dict[str, Any]) -> bool:
+    """Says whether the order of a dot with this metadata and its neighbours is still to be chosen."""
+    return metadata.get(PATH) == _ANY and of(metadata) != "direct"
+
+
+def _path(order: str) -> Any:
+    from jax.experimental.xla_metadata import set_xla_metadata
+
+    return set_xla_metadata(**{PATH: order})
 
 
 def surrounding() -> str | None:

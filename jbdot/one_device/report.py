@@ -16,6 +16,7 @@ from jbdot.core.text import number_text, paragraph, table
 from jbdot.one_device import jax_internals, mark
 from jbdot.one_device.choice import PLATFORMS, Choice, chosen
 from jbdot.one_device.dot_spec import DotSpec
+from jbdot.one_device.reordering import reordered
 
 # What multiplies and is left alone: by name, as JAX has them.
 _ALONE: Final = {
@@ -234,13 +235,18 @@ def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -
 
     What JAX traced elsewhere, such as a derivative rule, has no line of its own: then it has that of its call.
     """
-    equations = getattr(jaxpr, "jaxpr", jaxpr).eqns
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    equations, orders = jaxpr.eqns, reordered(jaxpr, platform)
     transposes = {id(equation.outvars[0]): equation for equation in equations if equation.primitive is lax.transpose_p}
     first = {id(variable): equation for equation in reversed(equations) for variable in equation.invars}
     for equation in equations:
         name, params = equation.primitive.name, equation.params
         at = re.sub(r":(\d+):\d+ ", r":\1 ", jax_internals.source(equation)) or source
-        if equation.primitive is lax.dot_general_p:
+        if id(equation) in orders:
+            order = orders[id(equation)]
+            for spec in order.dot_specs if order.last is equation else ():
+                yield ReportRow(at, times, spec, chosen(spec, platform, _lowering(equation)))
+        elif equation.primitive is lax.dot_general_p:
             yield ReportRow(at, times, *_decided(equation, transposes, first.get(id(equation.outvars[0])), platform))
         elif name in _SEALED or name in _ALONE:
             yield Alone(_SEALED.get(name) or _ALONE[name], at, times, _flops(equation))
@@ -255,7 +261,7 @@ def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: s
     (lhs, rhs), (out,), params = equation.invars, equation.outvars, equation.params
     numbers, precision = params["dimension_numbers"], params["precision"]
     written = DotSpec.of(lhs.aval, rhs.aval, out.aval, numbers, precision)
-    lowering = mark.of(jax_internals.metadata_of(equation.ctx))
+    lowering = _lowering(equation)
     if lowering == "direct":
         return written, Choice("direct", "as asked")
 
@@ -268,6 +274,10 @@ def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: s
     if turned is not None and turned == spec.turn:
         spec = spec.swapped
     return written, chosen(spec, platform, lowering)
+
+
+def _lowering(equation: Any) -> str:
+    return mark.of(jax_internals.metadata_of(equation.ctx))
 
 
 def _flops(equation: Any) -> int | None:

@@ -35,7 +35,7 @@ def test_dot_general_has_laxs_signature():
 
 
 def test_planners_take_the_public_arguments():
-    beside = {*SETTINGS, "more", "operands", "out", "bias"}  # a plan is of two operands, and adds nothing
+    beside = {*SETTINGS, "operands", "inputs", "out", "bias"}  # a plan is of two operands, and adds nothing
     for door in PLANNERS:
         public = [*inspect.signature(door).parameters]
         planned = [*operand_names(door), *extra_defaults(door)]

@@ -51,6 +51,18 @@ def test_latex_and_picture(jbdot, tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_any_number_of_operands(jbdot):
+    chain = ("200", "200x200", "200x200", "--equation", "i,ij,jk->k")
+    code, out, _ = jbdot("explain", "tensorflow.einsum", *chain)
+    assert code == 0
+    assert "160,000" in out
+    assert "i, i j -> j" in out
+    assert jbdot("explain", "contract", *chain, "--latex")[1].startswith("\\mathrm{out}_{k}")
+    assert jbdot("explain", "contract", "3x4", "--equation", "ij->ji")[0] == 0
+    assert "takes two operands, not 3" in jbdot("explain", "batch_dot", "3x4", "3x4", "3x4")[2]
+    assert "3 operands takes --equation" in jbdot("explain", "contract", "3", "3", "3")[2]
+
+
 def test_pytorchs_functions(jbdot):
     """Their operands have one name together, their axes another, and some options stand after the operands alone."""
     for call, result in (

@@ -42,10 +42,31 @@ def test_strings():
         ("(row)k,k->(row)", "row k, k -> row"),
         ("row (k), k -> row", "row k, k -> row"),
         ("(row)1,1->(row)", "row 1, 1 -> row"),
+        ("ij", "i j -> i j"),
+        ("ii->i", "i i -> i"),
+        ("ij,jk,kl", "i j, j k, k l -> i l"),
+        ("(row), (row), (row) -> ", "(row), (row), (row) -> "),
     ],
 )
 def test_parse(text, labels):
     assert str(Contraction.parse(text)) == labels
+
+
+def test_any_number_of_operands():
+    c = Contraction.parse("sg,xga,xgb,gs->sab")
+    assert (c.batch, c.contracting, c.summed) == (("s",), ("g", "x"), ())
+    assert [c.role(label) for label in "sgxab"] == ["batch", "contracting", "contracting", "free", "free"]
+    assert c.formula() == "out[s,a,b] = sum_{g,x} x0[s,g] * x1[x,g,a] * x2[x,g,b] * x3[g,s]"
+    assert c.formula("w", "y", "z", "v", out="r") == "r[s,a,b] = sum_{g,x} w[s,g] * y[x,g,a] * z[x,g,b] * v[g,s]"
+    shapes = (2, 5), (3, 5, 4), (3, 5, 6), (5, 2)
+    assert c.sizes(*shapes) == {"s": 2, "g": 5, "x": 3, "a": 4, "b": 6}
+    assert (c.out_shape(*shapes), c.flops(*shapes)) == ((2, 4, 6), 4 * 2 * 5 * 3 * 4 * 6)
+    assert Contraction.parse(str(c)) == c == Contraction(*c.terms, c.out)
+    with pytest.raises(ValueError, match=r"axis 0 of operand 1 has size 3, axis 0 of operand 2 has size 2"):
+        c.sizes((2, 5), (3, 5, 4), (2, 5, 6), (5, 2))
+    one = Contraction.parse("i i j -> j")
+    assert (one.summed, one.lhs, one.contracting) == (("i",), ("i", "i", "j"), ())
+    assert str(Contraction.parse("...i,i,...->...", (2, 1, 3), (3,), (4,))) == "A 1 i, i, B -> A B"
 
 
 def test_words_get_letters_in_einsum():
@@ -58,8 +79,6 @@ def test_words_get_letters_in_einsum():
 @pytest.mark.parametrize(
     ("text", "fact"),
     [
-        ("ij", "two operands"),
-        ("ij,jk,kl->il", "two operands"),
         ("i2,2j->ij", "letters"),
         ("ij,jk->iz", "'z'"),
         ("ij,jk->ii", "only once"),

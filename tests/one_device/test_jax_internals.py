@@ -122,6 +122,26 @@ def test_notes_live_as_long_as_a_module(lowered):
     assert list(lowered(read, bind, X).values()) == [1]
 
 
+def test_surroundings(lowered):
+    def read(context, x):
+        jaxpr, equation, values = jax_internals.surroundings()
+        (variable,) = equation.invars
+        return equation in jaxpr.eqns, equation.primitive.name, values[variable] == x
+
+    assert lowered(read, lambda probe, x: probe.bind(x + 1) * 2, X) == (True, "probe", True)
+    with pytest.warns(UserWarning, match=r"surroundings.*jaxpr_subcomp"):
+        assert jax_internals.surroundings() is None  # nothing is being lowered here
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "complex64"])
+def test_blank(lowered, dtype):
+    def read(context, x):
+        return jax_internals.blank(context).type == x.type
+
+    assert lowered(read, bind, X.astype(dtype))
+    assert lowered(read, bind, jnp.ones((), dtype))
+
+
 def test_transposed(lowered):
     def f(probe, x):
         return probe.bind(lax.transpose(x, (1, 0)))
