@@ -62,17 +62,30 @@ def calls(x: jax.Array, y: jax.Array) -> dict[str, Callable[[], Any]]:
     }
 
 
+def chains(v: jax.Array, a: jax.Array, b: jax.Array) -> dict[str, Callable[[], Any]]:
+    """Every way to multiply a vector by two matrices in one call."""
+    return {
+        "jbdot.contract(text, v, a, b)": lambda: jbdot.contract("i,ij,jk->k", v, a, b),
+        "tensorflow.einsum(text, v, a, b)": lambda: jbdot.tensorflow.einsum("i,ij,jk->k", v, a, b),
+        "jnp.einsum(text, v, a, b)": lambda: jnp.einsum("i,ij,jk->k", v, a, b),
+    }
+
+
 def eager(blocks: int, repeats: int, track: Callable[..., Any]) -> list[dict[str, Any]]:
     """Measures each call beside the bare one, blocks of both in turn."""
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(rng.random(shape, np.float32)) for shape in ((4, 4, 5), (4, 5, 8)))
     bare = jax.jit(lambda x, y: lax.dot_general(x, y, NUMBERS))
     wait = jax.block_until_ready
+    v, a, b = (jnp.asarray(rng.random(shape, np.float32)) for shape in ((4,), (4, 5), (5, 8)))
+    both = jax.jit(lambda v, a, b: lax.dot(lax.dot(v, a), b))
+    ways = {name: (call, lambda: bare(x, y)) for name, call in calls(x, y).items()}
+    ways |= {name: (call, lambda: both(v, a, b)) for name, call in chains(v, a, b).items()}
     rows: list[dict[str, Any]] = []
-    for name, call in track(calls(x, y).items(), total=13, description="eager calls"):
+    for name, (call, alone) in track(ways.items(), total=16, description="eager calls"):
         few = max(repeats // 10, 10) if "jnp.einsum" in name else repeats
-        block_us(lambda: bare(x, y), repeats, wait), block_us(call, few, wait)  # compile and warm up
-        pairs = [(block_us(lambda: bare(x, y), repeats, wait), block_us(call, few, wait)) for _ in range(blocks)]
+        block_us(alone, repeats, wait), block_us(call, few, wait)  # compile and warm up
+        pairs = [(block_us(alone, repeats, wait), block_us(call, few, wait)) for _ in range(blocks)]
         rows.append({"call": name, "bare_us": spread([a for a, _ in pairs]), "call_us": spread([b for _, b in pairs])})
         rows[-1]["ratio"] = spread([b / a for a, b in pairs])
     return rows

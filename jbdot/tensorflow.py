@@ -268,7 +268,8 @@ def einsum(
     settings = precision, preferred_element_type, out_sharding, lowering
     if len(inputs) != 2:
         return perform_all(einsum, inputs, (equation,), settings)
-    return perform(einsum, *inputs, (equation,), settings, key=equation)
+    x, y = inputs
+    return perform(einsum, x, y, (equation,), settings, equation)
 
 
 @plans(einsum)

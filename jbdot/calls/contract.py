@@ -66,7 +66,8 @@ def contract(
     settings = precision, preferred_element_type, out_sharding, lowering
     if len(operands) != 2:
         return perform_all(contract, operands, (contraction,), settings)
-    return perform(contract, *operands, (contraction,), settings, key=contraction)
+    lhs, rhs = operands
+    return perform(contract, lhs, rhs, (contraction,), settings, contraction)
 
 
 @plans(contract)

@@ -116,12 +116,12 @@ def perform(
             default their bytes, which tell those apart and take lists.
     """
     try:
-        if lhs.__class__ in CONCRETE and rhs.__class__ in CONCRETE:
+        if type(lhs) in CONCRETE and type(rhs) in CONCRETE:
             # All that stands between an eager call and its compiled dot: a microsecond or two. The operands'
             # shapes and dtypes are left to jit's own cache.
             try:
                 known = marshal.dumps(arguments, 2) if key is None else key
-                run = RUNS.get((function, known, *settings, getattr(lax.dot_general, "__code__", None)))
+                run = RUNS.get((function, known, settings, getattr(lax.dot_general, "__code__", None)))
             except (TypeError, ValueError):  # an argument that cannot be looked up
                 run = None
             if run is not None:
@@ -154,7 +154,7 @@ def kept_run(found: Any, operands: tuple[Any, ...], run: Callable[..., jax.Array
             RUNS.clear()
         function, *_ = found
         RUNS[found] = compiled = jitted(run, function.__name__)
-    CONCRETE.update(x.__class__ for x in operands if not is_sparse(x))
+    CONCRETE.update(type(x) for x in operands if not is_sparse(x))
     return compiled(*operands)
 
 
@@ -180,7 +180,7 @@ def lookup(function: Callable[..., Any], arguments: tuple[Any, ...], settings: S
     try:
         # With the code of lax's dot: a library may put its own in that place, and is to be asked at every call.
         code = getattr(lax.dot_general, "__code__", None)
-        found = function, marshal.dumps(arguments, 2) if key is None else key, *settings, code
+        found = function, marshal.dumps(arguments, 2) if key is None else key, settings, code
         hash(found)
     except (TypeError, ValueError):
         return None
@@ -430,7 +430,7 @@ def _cure(x: Any) -> str:
 
 def is_array(x: Any) -> bool:
     """Says whether x holds values, as an array of JAX or NumPy, a scalar or a BCOO does, and a tracer does not."""
-    if x.__class__ in CONCRETE:
+    if type(x) in CONCRETE:
         return True
     return not isinstance(x, Tracer) and (isinstance(x, _ARRAYS) or is_sparse(x))
 

@@ -59,10 +59,10 @@ def perform_all(
         settings: precision, preferred_element_type, out_sharding and lowering.
     """
     try:
-        if all(x.__class__ in CONCRETE for x in operands):
+        if CONCRETE.issuperset(map(type, operands)):
+            code = getattr(lax.dot_general, "__code__", None)
             try:
-                code = getattr(lax.dot_general, "__code__", None)
-                run = RUNS.get((function, (len(operands), *arguments), *settings, code))
+                run = RUNS.get((function, len(operands), arguments, settings, code))
             except TypeError:  # an argument that cannot be looked up
                 run = None
             if run is not None:
@@ -84,8 +84,10 @@ def _answer(
 
     if jax_internals.is_patched() or any(isinstance(x, Tracer) for x in arrays):
         return run(*arrays)
-    found = lookup(function, arguments, settings, (len(arrays), *arguments))
-    return jitted(run, function.__name__)(*arrays) if found is None else kept_run(found, tuple(arrays), run)
+    if lookup(function, arguments, settings, arguments) is None:
+        return jitted(run, function.__name__)(*arrays)
+    code = getattr(lax.dot_general, "__code__", None)
+    return kept_run((function, len(arrays), arguments, settings, code), tuple(arrays), run)
 
 
 def contraction_of(function: Callable[..., Any], operands: Sequence[Any], arguments: tuple[Any, ...]) -> Contraction:
