@@ -156,3 +156,44 @@ def test_what_a_tree_is_made_of():
     assert tree is same
     assert tree.dtype == jnp.float32
     assert len(tree.leaves) == 3
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_random_equations_in_any_order(monkeypatch, seed):
+    """Three to five operands, one of them under vmap; the value, and a gradient by each operand, of every tree."""
+    monkeypatch.setattr(
+        "jbdot.one_device.reordering._SURE", float("inf")
+    )  # each is written in its order, even the same
+    rng = np.random.default_rng(seed)
+    sizes = dict(zip("abcdef", (2, 3, 4, 2, 3, 1), strict=True))
+    terms = ["".join(rng.choice(list(sizes), rng.integers(1, 4), replace=False)) for _ in range(rng.integers(3, 6))]
+    known = sorted(set("".join(terms)))
+    out = "".join(rng.permutation(known)[: rng.integers(0, 4)])
+    equation, batched = f"{','.join(terms)}->{out}", int(rng.integers(len(terms)))
+    arrays = [rng.integers(-2, 3, [sizes[label] for label in term]).astype("float32") for term in terms]
+    arrays[batched] = np.stack([arrays[batched], -arrays[batched], 2 * arrays[batched]])
+    weights = rng.integers(-2, 3, (3, *(sizes[label] for label in out))).astype("float32")
+    axes = [0 if at == batched else None for at in range(len(terms))]
+
+    def each(*arrays):
+        return jax.vmap(lambda *x: contract(equation, *x), axes)(*arrays)
+
+    def loss(*arrays):
+        value = each(*arrays)
+        return jnp.sum(value * weights), value
+
+    every = tuple(range(len(terms)))
+    gradients, value = jax.jit(jax.grad(loss, every, has_aux=True))(*arrays)
+    named = [f"z{term}" if at == batched else term for at, term in enumerate(terms)]
+    np.testing.assert_array_equal(value, np.einsum(f"{','.join(named)}->z{out}", *arrays))
+    np.testing.assert_array_equal(value, jax.jit(each)(*arrays))
+    for at, found in enumerate(gradients):
+        left = [term for place, term in enumerate(named) if place != at]
+        whole = dict.fromkeys(f"z{out}").keys() | set("".join(left))
+        lost = [label for label in named[at] if label not in whole]  # summed alone: each of them has the same gradient
+        kept = "".join(label for label in named[at] if label in whole)
+        rest = [x for place, x in enumerate(arrays) if place != at]
+        want = np.einsum(f"{','.join([*left, f'z{out}'])}->{kept}", *rest, weights)
+        for label in lost:
+            want = np.stack([want] * sizes[label], named[at].index(label))
+        np.testing.assert_array_equal(found, want)
