@@ -5,9 +5,11 @@ In this order, each part until its share of `--seconds` is over, and what a part
 1. arithmetic: each dtype and precision beside models of arithmetic, and beside what `explain` says;
 2. plan: plans over a mesh of one device;
 3. limits: rates of square products, and of reading and copying memory;
-4. choice: random contractions by every lowering that fits, beside the one that "auto" takes;
-5. workloads: jbdot, a bare `lax.dot_general`, `jnp.einsum` and `jnp.matmul`, as in the suite;
-6. tests: some of jbdot's own, on this device, in a process that is ended in time.
+4. int8: which sizes a bare dot of int8 is wrong for, what it gives there, and what is right;
+5. choice: random contractions by every lowering that fits, beside the one that "auto" takes;
+6. workloads: jbdot, a bare `lax.dot_general`, `jnp.einsum` and `jnp.matmul`, as in the suite;
+7. quick: the same workloads, compiled without Triton's kernels, which takes a tenth of the time;
+8. tests: some of jbdot's own, on this device, in a process that is ended in time.
 
 Each row is written to results/gpu-DEVICE-jax-VERSION.jsonl as soon as it is there. The same command run again goes on
 where it stopped, with its seconds anew; then it writes the report and its pictures.
@@ -15,14 +17,16 @@ where it stopped, with its seconds anew; then it writes the report and its pictu
 A time is of a block of calls that are sent one after the other, the last awaited: what a program gets that keeps the
 device busy. The operands are the same random numbers at several places, taken in turn, of 128 MB in all where that
 takes no more than 16 of them: a row says how many, and how many bytes. Compiling is timed apart, of several programs
-at once. By the profiler, each row also has what the device took for one call, from its first kernel to the end of its
-last: that is without what it takes to send a call. What the least of calls takes, one addition, is under "limits".
+at once; what takes too long there is left, and a row says so. By the profiler, each row also has what the device took
+for one call, from its first kernel to the end of its last: that is without what it takes to send a call. What the least
+of calls takes, one addition, is under "limits".
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -32,6 +36,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +47,7 @@ import rich.console
 from jax import numpy as jnp
 
 import jbdot
-from benchmarks import gpu_report
+from benchmarks import gpu_int8, gpu_report
 from benchmarks.device_trace import device_us
 from benchmarks.drawn import LARGE, MEDIUM, drawn
 from benchmarks.gpu_arithmetic import Asked, asked, judged
@@ -58,14 +63,16 @@ from jbdot.one_device.measure import platform
 
 DTYPES: Final = ("float32", "bfloat16", "float16", "int8")
 RANDOM_DTYPES: Final = ("float32", "float32", "bfloat16", "bfloat16", "float16", "int8")
-SEED: Final = 20261127
+SEED: Final = 20261128
 CASES: Final = 60
 SECONDS: Final = 240.0
 BLOCK_MS: Final = (2.0, 2.0)
 PLACES: Final = 16  # at most, for operands
 PLACES_BYTES: Final = 128 << 20  # in all, if so many places are enough for that
 SAMPLE: Final = 1 << 20  # numbers of a result that are compared
-CHUNK: Final = 6  # cases that are compiled together, then timed, then profiled
+CHUNK: Final = 8  # cases that are compiled together, then timed, then profiled
+COMPILING_S: Final = 25.0  # for the programs of so many cases: what is not compiled by then is left, and said
+WITHOUT_TRITON: Final = {"xla_gpu_enable_triton_gemm": False}
 RUNS: Final = 8  # of each program while the profiler looks
 PROFILED_US: Final = 1000.0  # up to which a call is profiled: beyond it what it takes to send it is little
 SLOW: Final = 30  # times the fastest of a case: beyond it a lowering is timed once
@@ -121,6 +128,16 @@ def _arithmetic(one: Asked) -> Row:
         except Exception as error:  # of a compiler, of any kind: that it refuses is what is asked
             got = told(error)
         return {"key": str(one), **judged(one, got, said)}
+
+
+def int8_rows(keys: Sequence[str], is_over: Callable[[], bool]) -> Iterator[Row]:
+    """A row for each size and way of a dot of int8."""
+    wanted = [one for one in gpu_int8.asked() if str(one) in keys]
+    with concurrent.futures.ThreadPoolExecutor(threads()) as pool:
+        for chunk in chunks(wanted, 2 * threads()):
+            if is_over():
+                return
+            yield from pool.map(gpu_int8.row, chunk)
 
 
 PLANS: Final = {
@@ -227,15 +244,12 @@ class Programs:
             if first == name:
                 self.lowered[name] = lowered
 
-    def compile(self, name: str) -> None:
-        """Compiles one, and runs it once at each place."""
-        start = time.perf_counter()
-        try:
-            compiled = self.lowered[name].compile()
-        except Exception as error:
-            self.measures[name] = {"failed": told(error)}
+    def take(self, name: str, found: tuple[Any, float] | str) -> None:
+        """Keeps a compiled program, or why there is none."""
+        if isinstance(found, str):
+            self.measures[name] = {"failed": found}
             return
-        took_ms = 1e3 * (time.perf_counter() - start)
+        compiled, took_ms = found
         self.measures[name] = {"compile_ms": round(took_ms, 1)}
         with_analysis = compiled.memory_analysis()
         if with_analysis is not None:
@@ -278,24 +292,47 @@ def program_text(text: str) -> str:
     return re.sub(r" \{mhlo\.frontend_attributes = \{[^}]*\}\}", "", text)
 
 
+def compile_all(cases: Sequence[Programs], options: Row) -> None:
+    """Compiles the programs of some cases at once, in bounded time: nothing stops one that takes longer."""
+    pool = concurrent.futures.ThreadPoolExecutor(threads())
+    pending = {
+        pool.submit(compiled, case.lowered[name], options): (case, name) for case in cases for name in case.lowered
+    }
+    done, _ = concurrent.futures.wait(pending, COMPILING_S)
+    pool.shutdown(wait=False, cancel_futures=True)
+    for future, (case, name) in pending.items():
+        case.take(name, future.result() if future in done else f"not compiled in {COMPILING_S:g} s")
+
+
+def compiled(lowered: Any, options: Row) -> tuple[Any, float] | str:
+    """Compiles one program: it and the milliseconds that this took, or why it cannot be."""
+    start = time.perf_counter()
+    try:
+        return lowered.compile(compiler_options=options or None), 1e3 * (time.perf_counter() - start)
+    except Exception as error:  # the others are worth having
+        return told(error)
+
+
 def measured_cases(
-    cases: Iterator[Programs], is_over: Callable[[], bool], check: Callable[[Programs], Any]
+    cases: Iterator[Programs],
+    is_over: Callable[[], bool],
+    check: Callable[[Programs], Any],
+    options: Row | None = None,
 ) -> Iterator[Row]:
     """Compiles some cases at once, times one after the other, profiles them, and goes on with the next."""
-    with concurrent.futures.ThreadPoolExecutor(threads()) as pool:
-        for chunk in chunks(cases, CHUNK):
-            if is_over():
-                return
-            for case in chunk:
-                case.prepare()
-            concurrent.futures.wait([pool.submit(case.compile, name) for case in chunk for name in case.lowered])
-            for case in chunk:
-                case.run(check(case))
-            traced = [(case.measures[name], call) for case in chunk for name, call in case.calls.items()]
-            traced = [(row, call) for row, call in traced if np.median(row.get("us", [np.inf])) < PROFILED_US]
-            for (row, _), found in zip(traced, profiled([call for _, call in traced]), strict=True):
-                row |= found
-            yield from (case.row() for case in chunk)
+    for chunk in chunks(cases, CHUNK):
+        if is_over():
+            return
+        for case in chunk:
+            case.prepare()
+        compile_all(chunk, options or {})
+        for case in chunk:
+            case.run(check(case))
+        traced = [(case.measures[name], call) for case in chunk for name, call in case.calls.items()]
+        traced = [(row, call) for row, call in traced if np.median(row.get("us", [np.inf])) < PROFILED_US]
+        for (row, _), found in zip(traced, profiled([call for _, call in traced]), strict=True):
+            row |= found
+        yield from (case.row() for case in chunk)
 
 
 def choice_cases(keys: Sequence[str]) -> Iterator[Programs]:
@@ -383,10 +420,14 @@ def workload_key(case: Case) -> str:
 
 def tests_rows(keys: Sequence[str], end: float, device_platform: str) -> Iterator[Row]:
     """Runs test files on this device, in a process that is told to end in time; a row for each file."""
-    variables = {"JBDOT_TEST_PLATFORMS": device_platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    variables = {
+        "JBDOT_TEST_PLATFORMS": device_platform,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # others' plugins may warn, and a warning is an error
+    }
     command = [sys.executable, "-m", "pytest", *keys, "-v", "-p", "no:cacheprovider", "--tb=line", "--color=no"]
-    has_workers = jax.devices()[0].platform != "cpu" and threads() >= 8
-    command += ["-n", "6", "--dist", "loadfile"] if has_workers else []
+    has_workers = jax.devices()[0].platform != "cpu" and threads() >= 8 and importlib.util.find_spec("xdist")
+    command += ["-p", "xdist.plugin", "-n", "6", "--dist", "loadfile"] if has_workers else []
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     start = time.monotonic()
     if start > end:
@@ -404,12 +445,16 @@ def tests_rows(keys: Sequence[str], end: float, device_platform: str) -> Iterato
                 os.killpg(process.pid, signal.SIGKILL)
                 text, _ = process.communicate()
     took_s = round(time.monotonic() - start, 1)
+    text = text.replace(sys.prefix, "...").replace(str(ROOT), "...")
     outcomes = outcomes_of(text)
     for key in keys:
         mine = {name: outcome for name, outcome in outcomes.items() if name.startswith(key)}
         counts = {word: list(mine.values()).count(word) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
         bad = [name for name, outcome in mine.items() if outcome in ("FAILED", "ERROR")]
-        yield {"key": key, **counts, "is_partial": not is_whole, "bad": bad, "all_took_s": took_s}
+        is_partial = not is_whole or not mine
+        yield {"key": key, **counts, "is_partial": is_partial, "bad": bad, "all_took_s": took_s}
+    if not outcomes:
+        print(text[-3000:], file=sys.stderr)
     reasons = [line[:300] for line in text.splitlines() if re.match(r"E  |FAILED|ERROR|.*\.py:\d+: ", line)]
     yield {"key": "what pytest said", "lines": reasons[:200], "end": text[-3000:]}
 
@@ -488,22 +533,24 @@ def chunks(items: Any, size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def parts(options: argparse.Namespace, end: float) -> dict[str, Part]:
+def parts(asked_for: argparse.Namespace, end: float) -> dict[str, Part]:
     """All parts, in order."""
-    random_keys = [f"random {i} seed {options.seed}" for i in range(options.count)]
-    named = [workload_key(case) for case in workloads() if re.search(options.only, case.workload.name)]
+    random_keys = [f"random {i} seed {asked_for.seed}" for i in range(asked_for.count)]
+    named = [workload_key(case) for case in workloads() if re.search(asked_for.only, case.workload.name)]
     device_platform = {"gpu": "cuda,cpu"}.get(jax.default_backend(), jax.default_backend())
+
+    def measured_workloads(keys: Sequence[str], over: Callable[[], bool], options: Row | None = None) -> Iterator[Row]:
+        return measured_cases(workload_cases(keys, asked_for.small), over, workload_check, options)
+
     return {
-        "arithmetic": Part(0.14, [str(one) for one in asked()], arithmetic_rows),
-        "plan": Part(0.04, list(PLANS), plan_rows),
-        "limits": Part(0.06, list(LIMITS), limits_rows),
-        "choice": Part(0.30, random_keys, lambda keys, over: measured_cases(choice_cases(keys), over, choice_check)),
-        "workloads": Part(
-            0.28,
-            named,
-            lambda keys, over: measured_cases(workload_cases(keys, options.small), over, workload_check),
-        ),
-        "tests": Part(0.18, options.tests, lambda keys, over: tests_rows(keys, end - ENDING_S, device_platform)),
+        "arithmetic": Part(0.09, [str(one) for one in asked()], arithmetic_rows),
+        "plan": Part(0.01, list(PLANS), plan_rows),
+        "limits": Part(0.04, list(LIMITS), limits_rows),
+        "int8": Part(0.05, [str(one) for one in gpu_int8.asked()], int8_rows),
+        "choice": Part(0.40, random_keys, lambda keys, over: measured_cases(choice_cases(keys), over, choice_check)),
+        "workloads": Part(0.10, named, measured_workloads),
+        "quick": Part(0.18, named, lambda keys, over: measured_workloads(keys, over, WITHOUT_TRITON)),
+        "tests": Part(0.13, asked_for.tests, lambda keys, over: tests_rows(keys, end - ENDING_S, device_platform)),
     }
 
 
@@ -559,8 +606,10 @@ def run(options: argparse.Namespace, console: rich.console.Console) -> Path:
                     print(json.dumps({"part": name, **row}), file=file, flush=True)
                     count += row["key"] in left and not row.get("is_partial")
             except Exception as error:  # the other parts are worth having
-                print(json.dumps({"part": name, "key": "failed", "failed": told(error)}), file=file, flush=True)
-                console.print(f"{name}: {told(error)}", highlight=False, markup=False)
+                trace = traceback.format_exc()
+                row = {"part": name, "key": "failed", "failed": told(error), "traceback": trace}
+                print(json.dumps(row), file=file, flush=True)
+                console.print(trace, highlight=False, markup=False)
             at = time.monotonic() - start
             missed = max(0, len(left) - count)
             print(
@@ -574,7 +623,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it (%(default)s)")
-    names = ("arithmetic", "plan", "limits", "choice", "workloads", "tests")
+    names = ("arithmetic", "plan", "limits", "int8", "choice", "workloads", "quick", "tests")
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="some of " + ", ".join(names))
     parser.add_argument("--seed", type=int, default=SEED, help="of the random contractions (%(default)s)")
     parser.add_argument("--count", type=int, default=CASES, help="of random contractions (%(default)s)")
@@ -599,4 +648,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a program that is still being compiled is not waited for

@@ -43,10 +43,16 @@ class Asked:
     dtype: str
     out: str | None = None
     precision: str | None = None
-    is_odd: bool = False
+    odd: str = ""  # the labels of odd sizes
 
     def __str__(self) -> str:
-        parts = [self.labels, self.dtype, self.out and f"to {self.out}", self.precision, "odd sizes" * self.is_odd]
+        parts = [
+            self.labels,
+            self.dtype,
+            self.out and f"to {self.out}",
+            self.precision,
+            self.odd and f"odd {' '.join(self.odd)}",
+        ]
         return ", ".join(part for part in parts if part)
 
     @property
@@ -56,7 +62,8 @@ class Asked:
 
     def operands(self) -> list[np.ndarray]:
         """Draws both, in the dtype: standard normal, or whole numbers of its full range."""
-        rng, sizes, dtype = np.random.default_rng(7), ODD if self.is_odd else SIZES, jnp.dtype(self.dtype)
+        rng, dtype = np.random.default_rng(7), jnp.dtype(self.dtype)
+        sizes = SIZES | {label: ODD[label] for label in self.odd}
         found: list[np.ndarray] = []
         for labels in (self.contraction.lhs, self.contraction.rhs):
             shape = tuple(sizes[label] for label in labels if label)
@@ -90,11 +97,12 @@ def asked() -> list[Asked]:
         for labels in (MATRICES, BATCH, VECTOR, ROWS)
     ]
     found += [Asked(labels, "int8", "int32") for labels in (MATRICES, BATCH, TURNED, VECTOR, ROWS)]
-    found += [Asked(labels, "int8", "int32", is_odd=True) for labels in (MATRICES, BATCH, TURNED)]
+    found += [Asked(labels, "int8", "int32", odd="mkn") for labels in (MATRICES, BATCH, TURNED)]
+    found += [Asked(MATRICES, "int8", "int32", odd=odd) for odd in ("m", "k", "n", "mk", "mn", "kn")]
     half = ("bfloat16", "float16")
     found += [Asked(labels, dtype) for dtype, labels in itertools.product(half, (MATRICES, BATCH, VECTOR, ROWS))]
     found += [Asked(labels, dtype, "float32") for dtype, labels in itertools.product(half, (MATRICES, VECTOR))]
-    found += [Asked(labels, "uint8", "uint32", is_odd=odd) for labels in (MATRICES, VECTOR) for odd in (False, True)]
+    found += [Asked(labels, "uint8", "uint32", odd=odd) for labels in (MATRICES, VECTOR) for odd in ("", "mkn")]
     wholes = (("int8", "int8"), ("uint8", "int32"), ("int16", "int32"), ("int32", None), ("uint32", None))
     found += [Asked(MATRICES, dtype, out) for dtype, out in (*wholes, ("bool", None), ("int8", "float32"))]
     found += [Asked(labels, dtype) for dtype in ("float64", "complex64") for labels in (MATRICES, VECTOR)]

@@ -20,6 +20,7 @@ Row = dict[str, Any]
 WAYS: Final = ("bare", "einsum", "matmul")
 BAD: Final = {"float32": 3e-3, "bfloat16": 2e-2, "float16": 3e-3, "int8": 0.0}  # rms error over rms of a wrong result
 MISSED: Final = 1.3  # a regret beyond which a case is listed
+QUICK: Final = "named workloads, compiled without Triton's kernels (xla_gpu_enable_triton_gemm=false)"
 INTRODUCTION: Final = """# {device}
 
 Written by `python -m benchmarks.gpu`; jax {jax}. {inputs}. Times are medians with the 10th and 90th percentile.
@@ -215,7 +216,28 @@ Against the bare dot; the bare dot of int8 itself against NumPy. Over {", ".join
 """
 
 
-def workloads(rows: list[Row], picture: str) -> str:
+def int8(rows: list[Row]) -> str:
+    """Which dots of int8 are wrong: those that are, then how many are right."""
+    wrong = [
+        [row["key"], f"{row['wrong']:,} of {row['of']:,}", ", ".join(row["is"]) or "none known", str(row["got"])]
+        for row in rows
+        if row.get("wrong")
+    ]
+    refused = [[row["key"], shortened(row["refused"])] for row in rows if "refused" in row]
+    right = sum(row.get("wrong") == 0 for row in rows)
+    return f"""## Dots of int8 to int32
+
+Each in full range, and compared element by element. Right: {right} of {len(rows)}.
+
+{table(("dot", "wrong elements", "what they are", "the first"), wrong)}
+
+Refused:
+
+{table(("dot", "why"), refused)}
+"""
+
+
+def workloads(rows: list[Row], picture: str, title: str = "named workloads") -> str:
     """Jbdot beside what one can say without it."""
     lines: list[list[str]] = []
     for direction in ("forward", "gradient"):
@@ -235,7 +257,7 @@ def workloads(rows: list[Row], picture: str) -> str:
     failed = failures(rows, "key")
     heads = ("direction", "dtype", *(f"{OTHERS[name]} over jbdot" for name in WAYS), "jbdot's program is the bare one")
     all_heads = ("workload", "dtype", "direction", "jbdot, a call, us", "on the device, us", *WAYS, "operands")
-    return f"""## {len(rows)} named workloads
+    return f"""## {len(rows)} {title}
 
 Geometric means of the others' times over jbdot's, with the 10th and 90th percentile over workloads; two runs of one
 program: {mean(noise)}.
@@ -348,6 +370,8 @@ def write(path: Path) -> list[Path]:
     pictures = {"choice": choice_figure(cases[0], title)} if cases[0] else {}
     if cases[0] or cases[1]:
         pictures["roofline"] = roofline_figure([*cases[1], *cases[0]], found, title)
+    if parts.get("quick"):
+        pictures["quick"] = roofline_figure(parts["quick"], found, f"{title}, {QUICK}")
     files = {name: path.with_name(f"{path.stem}-{name}.png") for name in pictures}
     for name, picture in pictures.items():
         picture.savefig(files[name], dpi=110)
@@ -360,8 +384,10 @@ def write(path: Path) -> list[Path]:
         "arithmetic": arithmetic,
         "plan": plans,
         "limits": lambda rows: limits(rows, facts["device"]),
+        "int8": int8,
         "choice": lambda rows: choice(rows, files["choice"].name),
         "workloads": lambda rows: workloads(rows, files["roofline"].name),
+        "quick": lambda rows: workloads(rows, files["quick"].name, QUICK),
         "tests": tests,
     }
     text += [section(parts[name]) for name, section in sections.items() if parts.get(name)]

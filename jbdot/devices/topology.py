@@ -102,9 +102,9 @@ def _place(device: Any) -> Place:
 
     CPU devices say that they are in slice 0, whatever machine they are on.
     """
-    coords, node = getattr(device, "coords", None), getattr(device, "slice_index", None)
-    if coords is not None:
-        return Place(node or 0, (*coords, device.core_on_chip))
+    coords, core, node = (getattr(device, name, None) for name in ("coords", "core_on_chip", "slice_index"))
+    if coords is not None and core is not None:  # a GPU has coordinates in some JAX, and no core
+        return Place(node or 0, (*coords, core))
     is_cpu = getattr(device, "platform", None) == "cpu"
     return Place(device.process_index if node is None or is_cpu else node, ())
 

@@ -20,7 +20,7 @@ from jbdot.compilers.compiler_process import QUIET
 from jbdot.core.errors import BadValue
 from jbdot.devices.links import KINDS, Links
 from jbdot.devices.profile import profile
-from jbdot.devices.topology import Span, _looked
+from jbdot.devices.topology import Span, _looked, read
 from jbdot.hardware import known
 
 V4, V5E, V5P, V7X = (known(kind) for kind in ("TPU v4", "TPU v5 lite", "TPU v5", "TPU7x"))
@@ -62,6 +62,15 @@ def gpus(sizes, node=8, kind="NVIDIA H100 80GB HBM3"):
     devices = np.empty(math.prod(sizes.values()), object)
     devices[:] = [Device(number, kind, process=number // node) for number in range(devices.size)]
     return FakeMesh(devices.reshape(tuple(sizes.values())), tuple(sizes))
+
+
+def test_coordinates_of_gpus_are_not_those_of_chips():
+    """A GPU of jax 0.11.2 says coordinates and no core: an AttributeError without words, on a mesh of one."""
+    for sizes in ({"x": 1}, {"x": 16, "y": 2}):
+        mesh = gpus(sizes)
+        for device in mesh.devices.flat:
+            device._coords = (device.id % 8, 0, 0)
+        assert read(mesh, None) == read(gpus(sizes), None)
 
 
 # By hand.

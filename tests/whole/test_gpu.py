@@ -2,13 +2,14 @@
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
 from jax import numpy as jnp
 from jax.profiler import ProfileData
 
-from benchmarks import gpu, gpu_report
+from benchmarks import gpu, gpu_int8, gpu_report
 from benchmarks.device_trace import MARK, spans
 from benchmarks.drawn import LARGE, MEDIUM, Range, drawn
 from benchmarks.gpu_arithmetic import MATRICES, VECTOR, Asked, asked, expected_of, judged, models
@@ -58,7 +59,7 @@ def test_arithmetic_is_told_by_its_numbers(dot, said, model):
 
 
 def test_whole_numbers_must_be_equal_and_a_refusal_is_said_before():
-    dot = Asked(VECTOR, "int8", "int32", is_odd=True)
+    dot = Asked(VECTOR, "int8", "int32", odd="mkn")
     exact = models(dot, dot.operands(), "int32")["exact"]
     assert judged(dot, exact, "exact, as far as int32 holds")["is_true"]
     off = judged(dot, exact + np.arange(7, dtype=np.int32), "exact, as far as int32 holds")
@@ -137,8 +138,10 @@ def few(monkeypatch):
     monkeypatch.setattr(gpu, "BLOCK_MS", (0.0, 0.0))
     monkeypatch.setattr(gpu, "DTYPES", ("float32",))
     monkeypatch.setattr(gpu, "PLANS", {"matrices": (MATRICES, (8, 8), (8, 8), "bfloat16")})
-    one = [Asked(MATRICES, "int8", "int32", is_odd=True), Asked(VECTOR, "float32", is_odd=True)]
+    one = [Asked(MATRICES, "int8", "int32", odd="mkn"), Asked(VECTOR, "float32", odd="mkn")]
     monkeypatch.setattr(gpu, "asked", lambda: one)
+    few_int8 = [gpu_int8.Asked(3, 2, 5, way) for way in ("bare", "padded to 4")]
+    monkeypatch.setattr(gpu_int8, "asked", lambda: few_int8)
 
 
 def test_a_run_measures_each_part_once_and_reports(tmp_path, few, capsys):
@@ -194,14 +197,28 @@ def test_regret_is_over_the_best_that_is_right():
     assert gpu_report.regret(row) == (0.5, "pinned", 1.0)
 
 
-def test_a_program_that_fails_is_told_and_the_others_are_timed():
+class Slow:
+    """A program that takes longer than one waits."""
+
+    def compile(self, compiler_options):
+        time.sleep(0.3)
+
+
+def test_a_program_that_fails_is_told_and_the_others_are_timed(monkeypatch):
     def refuse(x):
         raise ValueError("no such program")
 
     case = gpu.Programs("a", {"good": jnp.tanh, "bad": refuse, "same": jnp.tanh}, [np.ones(4, np.float32)], {})
     case.prepare()
     assert list(case.lowered) == ["good"]
-    case.compile("good")
+    monkeypatch.setattr(gpu, "COMPILING_S", 0.0)
+    lowered = case.lowered["good"]
+    case.lowered["good"] = Slow()
+    gpu.compile_all([case], {})
+    assert case.measures["good"] == {"failed": "not compiled in 0 s"}
+    monkeypatch.setattr(gpu, "COMPILING_S", 60.0)
+    case.lowered["good"] = lowered
+    gpu.compile_all([case], {"xla_cpu_enable_fast_math": False})
     case.run(lambda results: {})
     assert case.same == {"good": "good", "bad": "bad", "same": "good"}
     assert case.measures["bad"] == {"failed": "ValueError: no such program"}
