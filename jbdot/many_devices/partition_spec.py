@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import jax
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jbdot.core.errors import BadType, BadValue
 from jbdot.core.labels import Labels, Shape
@@ -112,6 +113,13 @@ def mesh_of(x: Any) -> Any:
     """Returns the mesh that an array is on; None where it names none."""
     sharding = getattr(x, "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def mesh_here(mesh: Any) -> Any:
+    """Returns the mesh of `jax.set_mesh`, as JAX asks for, in the place of an abstract one with its axes."""
+    here = jax.sharding.get_abstract_mesh()
+    same = (here.axis_names, here.axis_sizes, here.axis_types) == (mesh.axis_names, mesh.axis_sizes, mesh.axis_types)
+    return here if isinstance(mesh, AbstractMesh) and same else mesh
 
 
 def is_at(sharding: NamedSharding, planned: NamedSharding, ndim: int) -> bool:

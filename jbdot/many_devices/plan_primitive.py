@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import AbstractMesh
 
 from jbdot.core.errors import BadValue
 from jbdot.many_devices.decision import Decision
@@ -140,7 +141,13 @@ def _transpose(side: int, cotangent: Any, lhs: Any, rhs: Any, *, how: PlanCall, 
 
 
 def _lower(context: Any, lhs: Any, rhs: Any, *, how: PlanCall, jaxpr: Any) -> Any:
-    del how
+    mesh, is_spread = how.plan.mesh, not how.plan.is_plain
+    if is_spread and isinstance(mesh, AbstractMesh) and mesh.size > 1 and jax_internals.is_local(context):
+        raise BadValue(
+            "a plan for an abstract mesh must find its devices where it is compiled",
+            f"there is one device here, and the mesh has {mesh.size}",
+            "Plan for a mesh that jax.make_mesh gives, place the operands on one, or call within jax.set_mesh",
+        ).told("ShardingPlan", str(how.plan.contraction))
 
     def run(*operands: Any) -> Any:
         (out,) = jax_internals.run_jaxpr(jaxpr, *operands)

@@ -39,8 +39,8 @@ def text(plan: Decision) -> str:
 
 
 def why(plan: Decision) -> str:
-    """Says why the winner is taken, and in which dtype its sums over devices are sent."""
-    return " ".join(filter(None, (_taken(plan), _sums(plan))))
+    """Says why the winner is taken, and in which dtypes its operands and its sums over devices are sent."""
+    return " ".join(filter(None, (_taken(plan), _operands(plan), _sums(plan))))
 
 
 def _taken(plan: Decision) -> str:
@@ -76,6 +76,19 @@ def _repeated(plan: Decision) -> str:
 
 def _times(way: Candidate, plan: Decision) -> str:
     return f"{way.flops / plan.winner.flops:.3g} times"
+
+
+def _operands(plan: Decision) -> str:
+    """Says which operands a TPU rounds before it sends them."""
+    arrays = ("lhs", plan.lhs, plan.winner.lhs), ("rhs", plan.rhs, plan.winner.rhs)
+    rounded = [name for name, x, way in arrays if way.sent and way.start.dtype != jnp.dtype(x.dtype).name]
+    if not rounded:
+        return ""
+    are = "are" if len(rounded) > 1 else "is"
+    return (
+        f"{' and '.join(rounded)} {are} sent as bfloat16, to which XLA's TPU compiler rounds float32 first at this "
+        'precision; precision="highest" keeps float32, and sends twice of it.'
+    )
 
 
 def _sums(plan: Decision) -> str:

@@ -36,7 +36,7 @@ class Route:
         >>> start = Block.of((8, 6), "float32", (("x", "y"), ()), {"x": 2, "y": 2})
         >>> found = route(start, ((), ("x",)))
         >>> found.steps
-        (AllToAll(moves=(('x', 0, 1),)), AllGather(axes=('y',)))
+        (AllToAll(moves=(('x', 0, 1),)), AllGather(axes=('y',), parts=()))
         >>> found.sent, found.end.local
         (72, (8, 3))
     """

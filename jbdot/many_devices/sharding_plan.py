@@ -30,8 +30,9 @@ from jbdot.many_devices.task import Task
 from jbdot.one_device import mark
 from jbdot.one_device.call_plan import CallPlan, canonical
 from jbdot.one_device.choice import check, misfit
-from jbdot.one_device.dot_spec import DotSpec, PrecisionLike, kind
+from jbdot.one_device.dot_spec import DotSpec, PrecisionLike, kind, known_precision
 from jbdot.one_device.lowerings import LoweringName
+from jbdot.one_device.numerics import moved_as
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +78,8 @@ class ShardingPlan(Decision):
     def by_way(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
         """Returns the contraction by one of the candidates whose result is sharded as the plan's."""
         specs = tuple(x.sharding.spec for x in (self.lhs, self.rhs))
-        return jax.shard_map(self.by(way), mesh=self.mesh, in_specs=specs, out_specs=self.spec, check_vma=False)
+        mesh = partition_spec.mesh_here(self.mesh)
+        return jax.shard_map(self.by(way), mesh=mesh, in_specs=specs, out_specs=self.spec, check_vma=False)
 
     def by(self, way: Candidate) -> Callable[[Any, Any], jax.Array]:
         """Makes the per-device function of one way, for `shard_map`."""
@@ -258,9 +260,9 @@ def plan_sharding(
             raise BadType("hardware must be a jbdot.hardware.Hardware, or a name", f"got a {type(figures).__name__}")
         mesh = _mesh(lhs, rhs)
         names = [None if x is None else canonical(x).name for x in (preferred_element_type, sum_dtype)]
-        settings = Settings(precision, names[0], names[1], reduce, lowering, redundant_compute)
+        settings = Settings(known_precision(precision), names[0], names[1], reduce, lowering, redundant_compute)
         if lowering is not None:
-            check(CallPlan(contraction).dot_spec(lhs, rhs, precision, preferred_element_type), lowering)
+            check(CallPlan(contraction).dot_spec(lhs, rhs, settings.precision, preferred_element_type), lowering)
         end = _end(out, contraction, mesh)
         return _plan(contraction, lhs, rhs, mesh, end, figures, settings)
     except Refusal as refusal:
@@ -373,9 +375,10 @@ def _task(
     shape, sizes = c.out_shape(tuple(lhs.shape), tuple(rhs.shape)), dict(mesh.shape)
     if end is not None:
         partition_spec.divided(end, shape, sizes, "out")
+    dtypes = _moved_as(c, dot_spec, settings, links, math.prod(sizes.values()))
     left, right = (
-        Block.of(x.shape, x.dtype, _cutting(partition_spec.read(x.sharding.spec, x.ndim, sizes, name), sizes), sizes)
-        for name, x in (("lhs", lhs), ("rhs", rhs))
+        Block.of(x.shape, dtype, _cutting(partition_spec.read(x.sharding.spec, x.ndim, sizes, name), sizes), sizes)
+        for name, x, dtype in (("lhs", lhs, dtypes[0]), ("rhs", rhs, dtypes[1]))
     )
     natural = CallPlan(c).out_dtype(lhs.dtype, rhs.dtype)
     sums = _sum_dtype(dot_spec, natural, settings, math.prod(sizes.values()))
@@ -384,6 +387,13 @@ def _task(
     slow = tuple(axis.name for axis in links.axes if axis.crosses)
     sides = links.sides([axis.name for axis in links.axes if not axis.crosses])
     return Task(c, sizes, left, right, out, shape, dot_spec.dtype, sums, reduce, slow, sides)
+
+
+def _moved_as(c: Contraction, dot_spec: DotSpec, settings: Settings, links: Links, devices: int) -> tuple[str, str]:
+    """Names the dtypes in which lhs and rhs are sent: by a lowering that is named, their own."""
+    named = settings.lowering not in (None, "auto", "direct")
+    found = moved_as(dot_spec, "" if named else links.hardware.compiler, devices)
+    return found[::-1] if CallPlan(c).is_turned else found
 
 
 def _check_labels(c: Contraction) -> None:

@@ -23,6 +23,8 @@ _HALF: Final = ("bfloat16", "float16")
 _WIDE: Final = ("float64", "complex128")
 _ONE_PART: Final = ("bfloat16", "int8", "uint8", "int4", "uint4", "int2", "uint2", "bool")  # exact in bfloat16
 _UNIT: Final = 64  # sizes from which on a batch of vectors takes a TPU's matrix unit
+_TINY: Final = 16  # rows and columns of the matrices that `rules` gives to a TPU's vector unit, at most
+_ONE_PASS: Final = (None, lax.Precision.DEFAULT, lax.DotAlgorithmPreset.DEFAULT, lax.DotAlgorithmPreset.BF16_BF16_F32)
 # Passes for operands that are the sum of so many bfloat16 numbers: products of the least parts are left out.
 _PASSES: Final = {(1, 1): 1, (1, 2): 2, (1, 3): 3, (2, 2): 3, (2, 3): 5, (3, 3): 6}
 _THIRD: Final = "of standard normal numbers in the third digit"
@@ -289,6 +291,30 @@ def _passes(dot: DotSpec, dtype: str) -> str:
         if dot.batch == 1:
             said += f"; one row or column alone is multiplied and summed in float32, and differs, {_THIRD}"
     return said
+
+
+def moved_as(spec: DotSpec, backend: str, devices: int) -> tuple[str, str]:
+    """Names the dtypes in which the operands of a dot go from device to device: a TPU's compiler rounds them before.
+
+    A float32 operand is rounded to bfloat16, and gathered, exchanged and permuted so, where a matrix unit takes it in
+    one pass. Not so where no matrix unit is used: where devices may be left with vectors or, of a large batch, with
+    matrices so small that a rule of `rules` takes them to the vector unit.
+
+    Args:
+        spec: The whole dot.
+        backend: Where it runs: "cpu", "gpu" or "tpu".
+        devices: How many it is shared out over.
+    """
+    dtypes = spec.lhs_dtype, spec.rhs_dtype
+    if backend != "tpu" or not spec.is_static or any(each in _WIDE or each.startswith("complex") for each in dtypes):
+        return dtypes
+    are_matrices = min(spec.m, spec.n, spec.k) > devices and spec.m * spec.n * spec.k > devices * _TINY**3
+    levels = spec.precisions if len(spec.precisions) == 2 else spec.precisions * 2
+    lhs, rhs = (
+        "bfloat16" if dtype == "float32" and are_matrices and level in _ONE_PASS else dtype
+        for dtype, level in zip(dtypes, levels, strict=True)
+    )
+    return lhs, rhs
 
 
 def _parts(dot: DotSpec) -> tuple[int, int]:

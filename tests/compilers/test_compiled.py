@@ -116,6 +116,25 @@ def test_plain_jit_sends_sums_in_the_results_dtype(dtype, wanted, itemsize):
 
 
 @installed
+@pytest.mark.parametrize("precision", [None, "highest", ("default", "highest")])
+def test_float32_operands_are_counted_as_they_are_sent(precision):
+    """Gathered and exchanged: as bfloat16 where the product would round them anyway."""
+    on = AbstractMesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    lhs, rhs = (
+        jax.ShapeDtypeStruct((512, 512), "float32", sharding=NamedSharding(on, spec))
+        for spec in (P(None, ("x", "y")), P("x", "y"))
+    )
+    text, end, kinds = "m k, k n -> m n", P("y", "x"), set()
+    plan = jbdot.plan_sharding(text, lhs, rhs, end, hardware=known("TPU v5 lite"), precision=precision)
+    for way in plan.same_result[:3]:
+        kinds |= {step.kind for _, side in way.ways for step in side.steps}
+        assert jbdot.compile_for("v5e:2x2", plan.by_way(way), lhs, rhs, out=end).bytes_sent == way.sent, way.name
+    made = jbdot.compile_for("v5e:2x2", lambda x, y: jax.lax.dot(x, y, precision=precision), lhs, rhs, out=end)
+    assert made.bytes_sent == plan.plain[0].sent
+    assert {"all-gather", "all-to-all"} <= kinds
+
+
+@installed
 def test_plain_jit_scatters_what_it_adds_along_one_mesh_axis():
     on = AbstractMesh((4,), ("x",), axis_types=(AxisType.Auto,))
     lhs, rhs = (

@@ -145,7 +145,7 @@ def test_repeated_work_is_said_and_can_be_forbidden():
         way.flops == plan.winner.flops
         for way, _ in planned(text, V4, *ends, dtype="bfloat16", shapes=shapes, redundant_compute=False).candidates
     )
-    small = planned(GEMM, V4, (("x",), ()), ((), ()), ((), ()), shapes=((64, 64), (64, 64)))
+    small = planned(GEMM, V4, (("x",), ()), ((), ()), ((), ()), "bfloat16", ((64, 64), (64, 64)))
     assert "has each device do 4 times its share of the work, as plain jit does" in small.why
     scattered = planned(GEMM, V4, ((), ("x",)), (("x",), ()), ((), ()), shapes=((16, 64), (64, 16)))
     assert "has each device do 4 times its share of the work, as plain jit does" in scattered.why
@@ -419,6 +419,48 @@ def test_operands_that_are_nowhere_are_refused_where_jax_cannot_place_them(kind)
         return
     with pytest.raises(ValueError, match=r"lhs is on no mesh, planned lhs float32\[16,32\] P\('x'\)"):
         plan(lhs, jnp.asarray(rhs))
+
+
+def test_a_plan_for_an_abstract_mesh_takes_the_devices_that_it_finds():
+    lhs, rhs = (integers(shape) for shape in SHAPES[GEMM])
+    left, right = ((), ("x",)), (("x",), ())
+    plan = planned(GEMM, AbstractMesh((2, 4), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2), left, right)
+    assert not plan.is_plain
+    with pytest.raises(ValueError, match="must find its devices where it is compiled: there is one device here, and"):
+        jax.jit(plan)(lhs, rhs)
+    on = mesh((2, 4))
+    placed = [jax.device_put(x, NamedSharding(on, written(at))) for x, at in ((lhs, left), (rhs, right))]
+    np.testing.assert_array_equal(jax.jit(plan)(*placed), lhs @ rhs)
+    with jax.set_mesh(on):
+        np.testing.assert_array_equal(jax.jit(plan)(lhs, rhs), lhs @ rhs)
+
+
+def test_float32_operands_are_counted_as_a_tpu_sends_them():
+    """As bfloat16, at the precision that rounds them so; sums, and everything on other devices, as float32."""
+    left, right, end = ((), ("x", "y")), (("x", "y"), ()), (("x",), ("y",))
+    narrow, wide, short = (
+        planned(GEMM, V4, left, right, end, dtype, BIG["shapes"], precision=precision)
+        for dtype, precision in (("float32", None), ("float32", "highest"), ("bfloat16", None))
+    )
+    assert 2 * narrow.task.lhs.bytes == wide.task.lhs.bytes == 2 * short.task.lhs.bytes
+    assert narrow.task.sum_dtype == narrow.winner.out.start.dtype == narrow.out.dtype == "float32"
+    assert narrow.plain[0].lhs.start.dtype == narrow.plain[0].rhs.start.dtype == "bfloat16"
+    assert narrow.sent < wide.sent
+    said = "lhs and rhs are sent as bfloat16, to which XLA's TPU compiler rounds float32 first at this precision"
+    assert said in narrow.why
+    assert "sent as bfloat16, to which" not in wide.why + short.why
+    on = struct(BIG["shapes"][0], "float32", V4, left), struct(BIG["shapes"][1], "float32", V4, right)
+    assert plan_sharding(GEMM, *on, written(end), hardware=known("h100")).task.lhs == wide.task.lhs
+    named = planned(GEMM, V4, left, right, end, "float32", BIG["shapes"], lowering="reduced")
+    assert named.task.lhs == wide.task.lhs  # without a matrix unit
+
+
+def test_precision_is_read_once_as_jax_has_it():
+    plan = planned(GEMM, mesh((2, 4)), ((), ()), ((), ()), precision="highest")
+    assert plan.settings.precision is jax.lax.Precision.HIGHEST
+    with jax.default_matmul_precision("highest"):
+        plan = planned(GEMM, mesh((2, 4)), ((), ()), ((), ()))
+    assert plan.settings.precision is jax.lax.Precision.HIGHEST
 
 
 def test_operands_that_are_elsewhere_are_refused():

@@ -21,7 +21,7 @@ import jbdot
 from jbdot.compilers.compiled import Compiler
 from jbdot.core.contraction import Contraction
 from jbdot.one_device.dot_spec import DotSpec, known_precision
-from jbdot.one_device.numerics import ALGORITHMS, arithmetic, missing
+from jbdot.one_device.numerics import ALGORITHMS, arithmetic, missing, moved_as
 
 on_tpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jbdot[tpu]")
 on_gpu = pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs jbdot[cuda]")
@@ -181,6 +181,32 @@ def test_a_size_that_is_not_known_may_be_any():
     operands = [jax.ShapeDtypeStruct((m, k), "float32"), jax.ShapeDtypeStruct((k, 4), "float32")]
     out = jax.ShapeDtypeStruct((m, 4), "float32")
     assert f"1 pass {PASSES}" in arithmetic(DotSpec.of(*operands, out, (((1,), (0,)), ((), ())), None), "tpu")
+
+
+F32, B16 = "float32", "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("dot", "moved"),
+    [
+        (Dot(MATRICES, F32), (B16, B16)),
+        (Dot(MATRICES, F32, B16, F32), (B16, B16)),
+        (Dot(MATRICES, F32, "int8", F32), (B16, "int8")),
+        (Dot(MATRICES, F32, precision="high"), (F32, F32)),
+        (Dot(MATRICES, F32, precision=("default", "highest")), (B16, F32)),
+        (Dot(MATRICES, F32, precision="BF16_BF16_F32"), (B16, B16)),
+        (Dot(MATRICES, F32, precision="BF16_BF16_F32_X3"), (F32, F32)),
+        (Dot(MATRICES, "complex64"), ("complex64",) * 2),
+        (Dot(MATRICES, "float16"), ("float16",) * 2),
+        (Dot(VECTOR, F32), (F32, F32)),
+        (Dot("m, n -> m n", F32), (F32, F32)),
+        (Dot(MATRICES, F32, sizes={"m": 8, "k": 128, "n": 128}), (F32, F32)),  # a row may be all that a device has
+        (Dot("b m k, b k n -> b m n", F32, sizes={"b": 4096, "m": 12, "k": 12, "n": 12}), (F32, F32)),
+    ],
+)
+def test_a_tpu_rounds_operands_before_it_sends_them(dot, moved):
+    assert moved_as(dot.dot_spec, "tpu", 8) == moved
+    assert moved_as(dot.dot_spec, "gpu", 8) == (dot.dot_spec.lhs_dtype, dot.dot_spec.rhs_dtype)
 
 
 def test_rounded_to_bfloat16_normal_numbers_differ_in_the_third_digit():
