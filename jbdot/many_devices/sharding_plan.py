@@ -392,8 +392,8 @@ def _task(
 def _moved_as(c: Contraction, dot_spec: DotSpec, settings: Settings, links: Links, devices: int) -> tuple[str, str]:
     """Names the dtypes in which lhs and rhs are sent: by a lowering that is named, their own."""
     named = settings.lowering not in (None, "auto", "direct")
-    found = moved_as(dot_spec, "" if named else links.hardware.compiler, devices)
-    return found[::-1] if CallPlan(c).is_turned else found
+    lhs, rhs = moved_as(dot_spec, "" if named else links.hardware.compiler, devices)
+    return (rhs, lhs) if CallPlan(c).is_turned else (lhs, rhs)
 
 
 def _check_labels(c: Contraction) -> None:
