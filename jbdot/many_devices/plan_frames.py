@@ -12,7 +12,7 @@ from typing import Any, Final
 from jbdot.core.errors import array_text
 from jbdot.core.labels import Labels
 from jbdot.core.text import bytes_text
-from jbdot.many_devices.block import Block, MeshAxes
+from jbdot.many_devices.block import Block, MeshAxes, itemsize
 from jbdot.many_devices.collectives import Cast, Slice, Step
 from jbdot.many_devices.decision import Decision
 
@@ -119,7 +119,8 @@ class Panel:
     Attributes:
         array: "lhs", "rhs" or "out".
         labels: Of its axes.
-        block: What a device holds.
+        block: What a device holds, in the dtype that it is sent in.
+        dtype: What it is held in: an operand's own at the start, which a TPU may round before it sends it.
         partial: Mesh axes along which what devices hold are partial sums.
         title: When this is.
         steps: What follows: slices, or one other step, and casts behind it; none at the end.
@@ -128,6 +129,7 @@ class Panel:
     array: str
     labels: Labels
     block: Block
+    dtype: str
     partial: MeshAxes
     title: str
     steps: tuple[Step, ...]
@@ -155,7 +157,8 @@ class Panel:
         """Says what each device has, in two lines."""
         pieces = "" if self.block.is_whole else ", in pieces"
         sums = ", partial sums" if self.partial else ""
-        return f"{array_text('', self.block.local, self.block.dtype)}\n{bytes_text(self.block.bytes)}{pieces}{sums}"
+        size = math.prod(self.block.local) * itemsize(self.dtype)
+        return f"{array_text('', self.block.local, self.dtype)}\n{bytes_text(size)}{pieces}{sums}"
 
 
 def panels(plan: Decision) -> dict[str, list[Panel]]:
@@ -163,16 +166,20 @@ def panels(plan: Decision) -> dict[str, list[Panel]]:
     c, way = plan.contraction, plan.winner
     partial = tuple(axis for label in c.contracting for axis in way.places.get(label, ()))
     labels = {"lhs": c.lhs, "rhs": c.rhs, "out": c.out}
-    return {name: _row(name, labels[name], route, partial if name == "out" else ()) for name, route in way.ways}
+    given = {"lhs": plan.lhs.dtype.name, "rhs": plan.rhs.dtype.name, "out": way.out.start.dtype}
+    return {
+        name: _row(name, labels[name], route, given[name], partial if name == "out" else ()) for name, route in way.ways
+    }
 
 
-def _row(name: str, labels: Labels, route: Any, partial: MeshAxes) -> list[Panel]:
+def _row(name: str, labels: Labels, route: Any, dtype: str, partial: MeshAxes) -> list[Panel]:
     title = "after the dot" if name == "out" else "as given"
     row, block = list[Panel](), route.start
     for group in (*_groups(route.steps), ()):
-        row.append(Panel(name, labels, block, partial, title, group))
+        row.append(Panel(name, labels, block, dtype, partial, title, group))
         for step in group:
             block = step.after(block)
+            dtype = block.dtype
         if group and group[0].sums:
             partial = tuple(axis for axis in partial if axis not in group[0].axes)
         title = f"after {_kind(group[0])}" if group else ""

@@ -14,6 +14,7 @@ from meshes import integers, mesh, shardings, struct, together
 from jbdot.core.contraction import Contraction
 from jbdot.hardware import known
 from jbdot.many_devices.partition_spec import written
+from jbdot.many_devices.plan_frames import panels
 from jbdot.many_devices.sharding_plan import plan_sharding
 
 GEMM = "m k, k n -> m n"
@@ -449,6 +450,9 @@ def test_float32_operands_are_counted_as_a_tpu_sends_them():
     said = "lhs and rhs are sent as bfloat16, to which XLA's TPU compiler rounds float32 first at this precision"
     assert said in narrow.why
     assert "sent as bfloat16, to which" not in wide.why + short.why
+    given, *_, multiplied = panels(narrow)["lhs"]
+    assert given.held.startswith("float32")
+    assert multiplied.held.startswith("bfloat16")
     on = struct(BIG["shapes"][0], "float32", V4, left), struct(BIG["shapes"][1], "float32", V4, right)
     assert plan_sharding(GEMM, *on, written(end), hardware=known("h100")).task.lhs == wide.task.lhs
     named = planned(GEMM, V4, left, right, end, "float32", BIG["shapes"], lowering="reduced")
