@@ -20,7 +20,9 @@ from jax import numpy as jnp
 
 from jbdot.many_devices.block import Block, Factor, MeshAxes, reshaped
 from jbdot.one_device.dot_spec import accumulator
+from jbdot.one_device.lowerings import LANES
 
+SUBLANES: Final = 8  # rows of a TPU's register: of parts of no more rows the compiler scatters no sums
 SCATTERED: Final = (jnp.bfloat16, jnp.float32)  # what XLA's TPU compiler has reduce-scatters of
 
 
@@ -243,16 +245,20 @@ class ReduceScatter:
 
         The TPU compiler makes all-reduces of scatters along other axes if parts are narrow, or if the dot or another
         collective is turned along with them: a barrier keeps those apart, and parts are matrices, so that there is no
-        other layout of a batch to agree on. Of dtypes that it never scatters the parts are exchanged, which sends as
-        much, and added by the device that they are for.
+        other layout of a batch to agree on. Parts of few rows, as of vectors, are made matrices of a register's width.
+        Those that stay small, and of dtypes that it never scatters, are exchanged, which sends as much, and added by
+        the device that they are for.
         """
         after, block = self.after(block), block.prepared(self.dim, self.axes)
         places = [block.place(axis, self.dim) for axis, _ in self.turns(block)]
         x = jnp.moveaxis(reshaped(x, block.view), places, range(len(places)))
-        x = reshaped(x, (*x.shape[: len(places)], math.prod(after.local[:-1]), after.local[-1]))
+        rows, columns = math.prod(after.local[:-1]), after.local[-1]
+        if rows <= SUBLANES and rows * columns % LANES == 0:
+            rows, columns = rows * columns // LANES, LANES
+        x = reshaped(x, (*x.shape[: len(places)], rows, columns))
         x = lax.optimization_barrier(x)
         for axis, _ in self.turns(block):
-            if x.dtype not in SCATTERED:
+            if x.dtype not in SCATTERED or rows <= SUBLANES:
                 x = _added(lax.all_to_all(x, axis, 0, 0, tiled=True))
                 continue
             parts = self.parts_along(axis, block)

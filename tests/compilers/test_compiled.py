@@ -56,6 +56,8 @@ def test_sums_are_scattered_and_not_reduced_and_sliced(end):
         ("bfloat16", (256, 2048, 256), (P(("x", "y")), P("y"), P(None, "y")), "k on y x"),  # narrow parts
         ("int8", (512, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),  # of which the compiler scatters no sums
         ("float16", (512, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),
+        ("bfloat16", (4, 1024, 512), (P(None, "x"), P("x"), P("x")), "k on x"),  # parts of one row
+        ("bfloat16", (4, 1024, 40), (P(None, "x"), P("x"), P("x")), "k on x"),
         # of a batch, with a gather behind it
         ("bfloat16", (1024, 512, 512, 32), (P("x"), P("y", None, "x"), P(None, None, "y")), "b on x, k on y"),
     ],

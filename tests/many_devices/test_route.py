@@ -122,6 +122,16 @@ def test_turns_along_parts_of_a_mesh_axis_do_what_one_does():
     assert ReduceScatter(("x",), 0, parts=(4, 2)).sent(sums[0].start) == sums[0].start.bytes * 7 // 8
 
 
+@pytest.mark.parametrize("shape", [(8,), (1024,), (2048,), (8, 5), (3, 16)])
+def test_sums_of_vectors_and_single_rows_are_scattered(shape):
+    on, x = mesh((8,)), integers(shape)
+    end = tuple(("x",) if size % 8 == 0 else () for size in shape)
+    way = route(Block.of(shape, "float32", ((),) * len(shape), on.shape), end, ("x",))
+    assert [step.kind for step in way.steps] == ["reduce-scatter"]
+    (got,) = together(on, [(way.run, (((),) * len(shape),), end, (0,))])(x)
+    np.testing.assert_array_equal(got, 8 * x)
+
+
 def test_sums_are_rounded_before_anything_else_is_sent():
     steps = kinds((("y",), ()), ((), ("x",)), ("x",), dtype="bfloat16")
     assert steps == (ReduceScatter(("x",), 1), Cast("bfloat16"), AllGather(("y",)))
