@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import records  # noqa: E402
 
+from jbdot.calls import keras_names  # noqa: E402
 from jbdot.calls.front_door import PLANNERS, extra_defaults, plan, public_name  # noqa: E402
 from jbdot.core.errors import Refusal  # noqa: E402
 
@@ -162,6 +163,21 @@ def _calls(door: Callable[..., Any]) -> list[str]:
     if len(lines) == 2:
         raise LookupError(f"no call of the cheat sheet is answered by {public_name(door)}")
     return lines
+
+
+# Ports.
+
+
+def keras_lines(_: str) -> str:
+    """What to write in JAX for each name of `keras.backend` that is no product."""
+    lines = ["| in Keras | in JAX |", "|---|---|"]
+    for part, versions in (
+        (keras_names.LINES, ""),
+        (keras_names.UP_TO_2_2_4, ", up to 2.2.4"),
+        (keras_names.SINCE_2_2_5, ", since 2.2.5"),
+    ):
+        lines += [f"| `K.{call}`{versions} | `{line}` |" for call, line in part.items()]
+    return "\n".join(lines)
 
 
 # Messages.

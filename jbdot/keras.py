@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jbdot.calls import keras_shared
+from jbdot.calls import keras_names, keras_shared
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.dialect_dtypes import TENSORFLOW_2, Dtypes
 from jbdot.calls.front_door import perform, plans, speaks
@@ -22,7 +22,7 @@ from jbdot.one_device.call_plan import CallPlan, Operand
 from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
-speaks(__name__, "every Keras since 2.2.5")
+speaks(__name__, "every Keras since 2.2.5", keras_names.LINES | keras_names.SINCE_2_2_5)
 __all__ = ["Dot", "batch_dot", "dot"]
 
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")

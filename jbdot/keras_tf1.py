@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jbdot.calls import keras_shared
+from jbdot.calls import keras_names, keras_shared
 from jbdot.calls.dialect_dtypes import NUMBERS, Dtypes, TensorFlow
 from jbdot.calls.front_door import perform, plans, speaks
 from jbdot.core.contraction import Contraction
@@ -21,7 +21,7 @@ from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
 from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
-speaks(__name__, "Keras 2.1.6 to 2.2.4 on TensorFlow, tf.keras 1")
+speaks(__name__, "Keras 2.1.6 to 2.2.4 on TensorFlow, tf.keras 1", keras_names.LINES | keras_names.UP_TO_2_2_4)
 __all__ = ["Dot", "batch_dot", "dot"]
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is

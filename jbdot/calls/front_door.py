@@ -13,8 +13,8 @@ import inspect
 import itertools
 import marshal
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, ModuleType
 from typing import Any, Final, NoReturn
 
 import jax
@@ -61,10 +61,12 @@ class Dialect:
     Attributes:
         module: The module.
         framework: The framework and its versions, as a table's head has it.
+        lines: What to write in JAX for the framework's other names, by the call: for Keras, `keras_names`.
     """
 
     module: ModuleType
     framework: str
+    lines: Mapping[str, str]
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
@@ -72,15 +74,16 @@ class Dialect:
         return [door for door in PLANNERS if door.__module__ == self.module.__name__]
 
 
-def speaks(name: str, framework: str) -> None:
+def speaks(name: str, framework: str, lines: Mapping[str, str] = MappingProxyType({})) -> None:
     """Registers a module as the dialect of a framework.
 
     Args:
         name: The module's `__name__`.
         framework: The framework and its versions.
+        lines: What to write in JAX for the framework's other names, by the call.
     """
     module = sys.modules[name]
-    DIALECTS[name.rpartition(".")[2]] = Dialect(module, framework)
+    DIALECTS[name.rpartition(".")[2]] = Dialect(module, framework, lines)
     vars(module)["__getattr__"] = functools.partial(absent, module)  # unseen by type checkers, which then help
     vars(module)["__dir__"] = lambda: [*vars(module)["__all__"]]  # what a prompt offers for `K.<TAB>`
 
@@ -335,13 +338,21 @@ def absent(dialect: ModuleType, name: str) -> NoReturn:
     if name.startswith("__"):  # what Python itself looks for
         raise AttributeError(f"module {dialect.__name__!r} has no attribute {name!r}", name=name, obj=dialect)
     products = ", ".join(dir(dialect))
-    libraries = [library.__name__ for library in (jnp, jax.nn) if hasattr(library, name)]
-    there = f"{libraries[0]}.{name}" if libraries else "jax.numpy, jax.nn and keras.ops"
     raise AttributeError(
-        f"{dialect.__name__} has no {name}: of its framework it has the products alone, {products}. See {there}.",
+        f"{dialect.__name__} has no {name}: of its framework it has the products alone, {products}. "
+        f"{_in_jax(dialect, name)}",
         name=name,
         obj=dialect,
     )
+
+
+def _in_jax(dialect: ModuleType, name: str) -> str:
+    """Says what to write in JAX for a name that a dialect has not."""
+    for call, line in DIALECTS[dialect.__name__.rpartition(".")[2]].lines.items():
+        if call.partition("(")[0] == name:
+            return f"With jnp for jax.numpy, {call} is:  {line}"
+    libraries = [library.__name__ for library in (jnp, jax.nn) if hasattr(library, name)]
+    return f"See {libraries[0]}.{name}." if libraries else "See jax.numpy, jax.nn and keras.ops."
 
 
 def public_name(function: Callable[..., Any]) -> str:
