@@ -1,4 +1,4 @@
-"""`keras.backend` and `keras.layers.Dot` as every Keras since 2.2.5 has them, tf.keras 2 and Keras 3 included.
+"""`keras.backend` and `keras.layers.Dot` as Keras since 2.2.5, tf.keras 2 and Keras 3's legacy backend have them.
 
 Here axis 0 alone is a batch axis of `batch_dot`, and all others that are not contracted are kept.
 Source: tf_keras/src/backend.py and tf_keras/src/layers/merging/dot.py of tf_keras 2.21.
@@ -165,7 +165,8 @@ class Dot(keras_shared.DotLayer):
         ValueError: axes are no pair of ints, the sizes along them differ, or as in `batch_dot`.
         IndexError: An axis is out of range.
 
-    Differs: `jbdot.keras_tf1.Dot` goes through the earlier `batch_dot`, in the operands' dtype.
+    Differs: `jbdot.keras_tf1.Dot` goes through the earlier `batch_dot`, in the operands' dtype. Keras 3's
+        own layer promotes two dtypes (float32 by int32 is float32); this refuses them, as tf_keras does.
     Source: `tf_keras.layers.Dot`, tf_keras 2.21.
 
     Example:

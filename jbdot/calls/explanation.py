@@ -30,7 +30,7 @@ from jbdot.calls.path_explanation import PathExplanation
 from jbdot.calls.sharded import sharded
 from jbdot.core.colours import COLOURS
 from jbdot.core.contraction import Contraction
-from jbdot.core.errors import BadType, Refusal
+from jbdot.core.errors import BadType, Refusal, value_text
 from jbdot.many_devices.partition_spec import mesh_of
 from jbdot.many_devices.sharding_plan import ShardingPlan
 from jbdot.one_device.call_plan import CallPlan, Operand, canonical, read
@@ -154,7 +154,8 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
         lhs, rhs = _abstract(lhs), _abstract(rhs)
     except Refusal as refusal:
         raise refusal.told(
-            "explain", ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+            "explain",
+            ", ".join([*map(value_text, args), *(f"{name}={value_text(value)}" for name, value in kwargs.items())]),
         ) from None
     try:
         read(*settings.values())
@@ -247,7 +248,7 @@ def _abstract(x: Any) -> Any:
         if not all(hasattr(size, "__index__") and size >= 0 for size in sizes):
             raise BadType(
                 "a shape must be a tuple of ints of 0 or more",
-                f"got {x!r}",
+                f"got {value_text(x)}",
                 "Put a number for a size that is not known; an operand may also be an array",
             )
         return jax.ShapeDtypeStruct(tuple(map(operator.index, sizes)), jnp.float32)

@@ -25,7 +25,7 @@ from jax.core import Tracer
 
 from jbdot import hardware
 from jbdot.core.contraction import Contraction
-from jbdot.core.errors import BadType, BadValue, Refusal, array_text
+from jbdot.core.errors import BadType, BadValue, Refusal, array_text, kind_text, value_text
 from jbdot.core.text import bytes_text
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.sharding_plan import plan_sharding
@@ -298,10 +298,10 @@ def _runs(planned: CallPlan, lhs: Any, rhs: Any, settings: Settings) -> bool:
 
 
 def _written(name: str, value: Any) -> str:
-    """Writes an argument of a call: an array by its dtype and shape, anything else as Python does."""
+    """Writes an argument of a call: an array by its dtype and shape, anything else as `value_text` does."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return array_text(name, value.shape, value.dtype, is_sparse(value))
-    return f"{name}={value!r}"
+    return f"{name}={value_text(value)}"
 
 
 def others(
@@ -422,7 +422,7 @@ def as_array(x: Any) -> Any:
     if isinstance(x, jax.Array) or is_sparse(x):
         return x
     if isinstance(x, (list, tuple)) or not (hasattr(x, "__array__") or isinstance(x, (bool, int, float, complex))):
-        raise BadType("an operand must be an array", f"got a {type(x).__name__}", _cure(x))
+        raise BadType("an operand must be an array", f"got a {kind_text(x)}", _cure(x))
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError, OverflowError):
@@ -435,7 +435,7 @@ def _cure(x: Any) -> str:
     if isinstance(x, str):
         return "A string goes first: einsum(equation, x, y), contract(contraction, lhs, rhs)"
     if isinstance(x, (list, tuple)):
-        return "Make one with jax.numpy.asarray; of a shape alone, with jax.numpy.zeros"
+        return "Make one of arrays by jax.numpy.stack, of numbers by jax.numpy.asarray, of a shape by jax.numpy.zeros"
     return "Give an array of JAX or NumPy, or a number"
 
 

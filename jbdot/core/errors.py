@@ -8,7 +8,9 @@ raises the plain builtin that `told` makes of it:
 """
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+_LONG: Final = 80  # letters of a list in a message
 
 
 class Refusal(Exception):
@@ -70,6 +72,24 @@ def array_text(name: str, shape: Iterable[Any], dtype: Any, sparse: bool = False
         'x float32[2,3]'
     """
     return f"{name} {dtype}[{','.join(map(str, shape))}]".lstrip() + (" (sparse)" if sparse else "")
+
+
+def value_text(value: Any) -> str:
+    """Writes an argument as Python does; a list that is long or holds arrays, by its length.
+
+    Example:
+        >>> value_text([[0, 1], [1, 0]]), value_text([0.0] * 1000)
+        ('[[0, 1], [1, 0]]', '<list of 1000>')
+    """
+    if not isinstance(value, (list, tuple, dict)):
+        return repr(value)
+    holds_arrays = any(getattr(item, "shape", ()) for item in value)
+    return f"<{kind_text(value)}>" if holds_arrays or len(repr(value)) > _LONG else repr(value)
+
+
+def kind_text(value: Any) -> str:
+    """Names the type of a value, and its length where it has one: "list of 3"."""
+    return type(value).__name__ + (f" of {len(value)}" if hasattr(value, "__len__") else "")
 
 
 def _sentences(*parts: str) -> str:
