@@ -44,7 +44,7 @@ EQUATIONS = ("ij,jk->ik", "bij,bjk->bik", "bhqd,bhkd->bhqk", "bqhd,bkhd->bhqk", 
 EQUATIONS += ("ij,ij->ij", "i,i->", "i,j->ij", "ij,kj->ik", "bi,bi->b", "btd,df->btf", "abcr,ijrk->abcijk")
 ANSWERS: dict[Any, list[Any]] = {}
 EXAMPLES = ("index.md", "explanation/examples.md", "tutorial.md")  # pages whose calls the explainer lists
-FIXED = {"a_is_sparse", "b_is_sparse", "output_type", "dims", "dim"}  # stay at their defaults
+FIXED = {"a_is_sparse", "b_is_sparse", "output_type", "dims", "dim", "axis", "dtype"}  # stay at their defaults
 
 
 def form_text(form: Any) -> str:

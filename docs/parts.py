@@ -139,7 +139,9 @@ def cheat_sheet(dialect: str) -> str:
     """Every function of a dialect, with calls that it answers: what the planner reads, as labels and for einsum."""
     lines: list[str] = []
     for door in (door for door in PLANNERS if public_name(door).startswith(f"{dialect}.")):
-        lines += [f"\n**[`{public_name(door)}`][jbdot.{public_name(door)}]**\n", *_calls(door)]
+        name = public_name(door)
+        there = f"({dialect}.md#jbdot.{name})" if name.count(".") > 1 else f"[jbdot.{name}]"  # a heading of that page
+        lines += [f"\n**[`{name}`]{there}**\n", *_calls(door)]
     return "\n".join(lines)
 
 

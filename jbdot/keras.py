@@ -14,7 +14,7 @@ import numpy as np
 from jbdot.calls import keras_names, keras_shared
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.dialect_dtypes import TENSORFLOW_2, Dtypes
-from jbdot.calls.front_door import perform, plans, speaks
+from jbdot.calls.front_door import namespace, perform, plans, speaks
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import LHS_FREE, RHS_FREE, names
@@ -23,7 +23,7 @@ from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "every Keras since 2.2.5", keras_names.LINES | keras_names.SINCE_2_2_5)
-__all__ = ["Dot", "batch_dot", "dot"]
+__all__ = ["Dot", "backend", "batch_dot", "dot", "layers"]
 
 _NORMALIZE = Dtypes("bfloat16 float16 float32 float64 complex64 complex128", no_square="bool")
 
@@ -159,9 +159,11 @@ class Dot(keras_shared.DotLayer):
     Args:
         axes: An int for both, or a pair of ints; negative from the end.
         normalize: Whether to divide by the norms (cosine proximity).
+        name: Of the layer, without effect here; likewise `trainable` and what else every layer of Keras takes.
+        dtype: What floating operands are cast to; None is float32.
 
     Raises:
-        TypeError: axes are neither an int nor a list or tuple.
+        TypeError: axes are neither an int nor a list or tuple, or a setting is none of a layer's.
         ValueError: axes are no pair of ints, the sizes along them differ, or as in `batch_dot`.
         IndexError: An axis is out of range.
 
@@ -178,8 +180,8 @@ class Dot(keras_shared.DotLayer):
 
 
 @plans(Dot)
-def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> CallPlan:
-    x32, y32 = keras_shared.autocast(x, y)
+def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool, dtype: str | None) -> CallPlan:
+    x32, y32 = keras_shared.autocast(dtype, x, y)
     planned = keras_shared.dot_layer(x32, y32, axes, normalize, _batch_dot, _NORMALIZE)
     cast = {
         side: dataclasses.replace(getattr(planned, side), dtype=new.dtype.name)
@@ -283,3 +285,48 @@ def _leading(x: Operand, y: Operand) -> str:
         "Keras up to 2.2.4 on TensorFlow took all leading axes as batch, "
         "and code written for it needs jbdot.keras_tf1.batch_dot, in this call and in those that made its operands"
     )
+
+
+def _layers_dot(
+    inputs: Any,
+    axes: Any = -1,
+    normalize: bool = False,
+    *,
+    precision: PrecisionLike = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    lowering: LoweringName | None = None,
+    **settings: Any,
+) -> jax.Array:
+    """Multiplies two arrays as the layer `Dot(axes, normalize)` does, in its functional form.
+
+    Args:
+        inputs: A list of two arrays.
+        axes: As in `Dot`.
+        normalize: As in `Dot`.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+        lowering: As in `dot`.
+        settings: What the layer takes: `name`, `dtype`.
+
+    Returns:
+        Array of `Dot(axes, normalize)(inputs)`.
+
+    Raises:
+        TypeError, ValueError, IndexError: As `Dot`.
+
+    Source: `keras.layers.dot`, Keras 3.15; in tf_keras 2.21 axes have no default.
+    """
+    layer = Dot(axes, normalize, **settings)
+    return layer(
+        inputs,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+        lowering=lowering,
+    )
+
+
+backend = namespace(__name__, "backend", batch_dot=batch_dot, dot=dot)
+layers = namespace(__name__, "layers", Dot=Dot, dot=_layers_dot)

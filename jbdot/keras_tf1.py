@@ -6,23 +6,24 @@ and keras/layers/merge.py of Keras 2.2.4, tensorflow/python/ops/math_ops.py of T
 
 import dataclasses
 import operator
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from jbdot.calls import keras_names, keras_shared
 from jbdot.calls.dialect_dtypes import NUMBERS, Dtypes, TensorFlow
-from jbdot.calls.front_door import perform, plans, speaks
+from jbdot.calls.front_door import namespace, perform, plans, public_name, speaks
 from jbdot.core.contraction import Contraction
-from jbdot.core.errors import BadIndex, BadKey, BadType, BadValue
-from jbdot.core.labels import BATCH, Labels, Shape, broadcast, names
+from jbdot.core.errors import BadIndex, BadKey, BadType, BadValue, Refusal
+from jbdot.core.labels import Labels, Shape, broadcast
 from jbdot.one_device.call_plan import AS_IS, CallPlan, Operand, OperandSteps
 from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "Keras 2.1.6 to 2.2.4 on TensorFlow, tf.keras 1", keras_names.LINES | keras_names.UP_TO_2_2_4)
-__all__ = ["Dot", "batch_dot", "dot"]
+__all__ = ["Dot", "backend", "batch_dot", "dot", "layers"]
 
 # What the op definitions and CPU kernels of TensorFlow 1.13.1 take. A dtype that a definition lacks is
 # a TypeError; one that has no kernel fails when the graph runs.
@@ -104,9 +105,10 @@ def batch_dot(
     out_sharding: Any = None,
     lowering: LoweringName | None = None,
 ) -> jax.Array:
-    """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands.
+    """Multiplies matrices in batches: all axes but the last two are batch axes, in both operands, and broadcast.
 
-    `out[b,h,m,n] = sum_k x[b,h,m,k] * y[b,h,k,n]`. The operand of lower rank is padded
+    `out[b,h,m,n] = sum_k x[b,h,m,k] * y[b,h,k,n]`. A batch axis of size 1 broadcasts, as on TensorFlow 1.14 and 1.15;
+    those before refuse it. The operand of lower rank is padded
     with axes of size 1 at its end, which are taken out of the result again. Two operands of rank
     2 are multiplied elementwise, broadcasting, and summed along `axes[1]`:
     `out[b,0] = sum_k x[b,k] * y[b,k]`.
@@ -165,9 +167,10 @@ class Dot(keras_shared.DotLayer):
     Args:
         axes: An int for both, or a pair of ints.
         normalize: Whether to divide by the norms (cosine proximity).
+        name: Of the layer, without effect here; likewise `dtype`, `trainable` and what else every layer of Keras takes.
 
     Raises:
-        TypeError: axes are neither an int nor a list or tuple; dtypes as in `batch_dot`.
+        TypeError: axes are neither an int nor a list or tuple; dtypes as in `batch_dot`; a setting is no layer's.
         ValueError: axes are no pair of ints, the sizes along them differ, or as in `batch_dot`.
         IndexError: An axis is out of range.
 
@@ -183,7 +186,8 @@ class Dot(keras_shared.DotLayer):
 
 
 @plans(Dot)
-def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool) -> CallPlan:
+def _dot_layer(x: Operand, y: Operand, axes: Any, normalize: bool, dtype: str | None) -> CallPlan:
+    del dtype  # the layer computes in its operands' dtype
     return keras_shared.dot_layer(x, y, axes, normalize, _batch_dot, _NORMALIZE)
 
 
@@ -203,7 +207,7 @@ def _axes(x: Operand, y: Operand, axes: Any) -> tuple[Any, Any]:
         raise BadValue(
             "one axis of each operand must be named",
             f"axes={axes!r} hold a list",
-            "tensordot contracts several at once",
+            "tensordot contracts several at once; what Keras 1 wrote as ([1], [1]) is (1, 1)",
         )
     return pair
 
@@ -259,9 +263,10 @@ def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -
         raise BadValue("an operand must have rank 2 or more", f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}")
     _TENSORFLOW.batch_matmul.check(x, y)
     adjoint_x, adjoint_y = bool(x_axis != rank - 1), bool(y_axis == rank - 1)
-    batch = names(BATCH, rank - 2)
-    lhs = (*batch, "k", "m") if adjoint_x else (*batch, "m", "k")
-    rhs = (*batch, "n", "k") if adjoint_y else (*batch, "k", "n")
+    # TensorFlow 1.14 and 1.15 broadcast batch axes of size 1, and the versions before them refuse them.
+    left, right, batch = broadcast(*(_padded(z, rank)[:-2] for z in (x, y)), operands=(x.name, y.name))
+    lhs = (*left, "k", "m") if adjoint_x else (*left, "m", "k")
+    rhs = (*right, "n", "k") if adjoint_y else (*right, "k", "n")
     Contraction(lhs, rhs, (*batch, "m", "n")).sizes(_padded(x, rank), _padded(y, rank), names=(x.name, y.name))
     _TENSORFLOW.batch_matmul.check_kernel(x)
     # An axis that Keras put in at an operand's end is not there: its partner, of size 1 too, is a unit axis
@@ -307,3 +312,106 @@ def _padded(operand: Operand, rank: int) -> Shape:
 
 def _relabelled(planned: CallPlan, lhs: Labels, rhs: Labels, out: Labels) -> CallPlan:
     return dataclasses.replace(planned, contraction=Contraction(lhs, rhs, out))
+
+
+def _layers_dot(
+    inputs: Any,
+    axes: Any,
+    normalize: bool = False,
+    *,
+    precision: PrecisionLike = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    lowering: LoweringName | None = None,
+    **settings: Any,
+) -> jax.Array:
+    """Multiplies two arrays as the layer `Dot(axes, normalize)` does, in its functional form.
+
+    Args:
+        inputs: A list of two arrays.
+        axes: As in `Dot`.
+        normalize: As in `Dot`.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+        lowering: As in `dot`.
+        settings: What the layer takes: `name`, `dtype`.
+
+    Returns:
+        Array of `Dot(axes, normalize)(inputs)`.
+
+    Raises:
+        TypeError, ValueError, IndexError: As `Dot`.
+
+    Source: `keras.layers.dot`, Keras 2.2.4.
+    """
+    layer = Dot(axes, normalize, **settings)
+    return layer(
+        inputs,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+        lowering=lowering,
+    )
+
+
+def _merge(
+    inputs: Any,
+    mode: str = "sum",
+    concat_axis: int = -1,
+    dot_axes: Any = -1,
+    output_shape: Any = None,
+    output_mask: Any = None,
+    arguments: Any = None,
+    name: str | None = None,
+) -> jax.Array:
+    """Multiplies two arrays as Keras 1's `merge` does, mode "dot" or "cos".
+
+    "dot" is `batch_dot(x, y, dot_axes)`. "cos" divides it, element by element, by
+    `max(sqrt(batch_dot(x, x) * batch_dot(y, y)), 1e-7)`, and puts an axis of size 1 behind the batch. That is the
+    cosine only where each product is a number for each sample: of two matrices of vectors (2, 4, 6) along their last
+    axes it is (2, 1, 4, 4), divided by products of other rows.
+
+    Args:
+        inputs: A list of two arrays.
+        mode: "dot" or "cos": the other modes are no products.
+        concat_axis: Of another mode, without effect here.
+        dot_axes: An int for both, negative from the end of each; or a pair of ints, or of lists of one: ([1], [1]).
+        output_shape: Without effect here, as are the others.
+        output_mask: Likewise.
+        arguments: Likewise.
+        name: Likewise.
+
+    Raises:
+        ValueError: The mode is no product, or as in `batch_dot`.
+        TypeError: dot_axes are neither an int nor a pair, or as in `batch_dot`.
+
+    Source: `keras.layers.merge`, Keras 1.2.2.
+    """
+    del concat_axis, output_shape, output_mask, arguments, name
+    if isinstance(dot_axes, (list, tuple)):  # lists of one axis each came before pairs of ints
+        dot_axes = [axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis for axis in dot_axes]
+    try:
+        keras_shared.check_layer_axes(dot_axes)
+        if mode not in ("dot", "cos"):
+            line = _MERGES.get(mode, "jax.numpy")
+            raise BadValue('mode must be "dot" or "cos"', f"got {mode!r}", f"Of jax.numpy: {line}")
+    except Refusal as refusal:
+        raise refusal.told(public_name(_merge), f"mode={mode!r}, dot_axes={dot_axes!r}") from None
+    x, y = Dot(dot_axes).operands(inputs)
+    axes = [dot_axes % np.ndim(x), dot_axes % np.ndim(y)] if isinstance(dot_axes, int) else dot_axes
+    if mode == "dot":
+        return batch_dot(x, y, axes)
+    squares = batch_dot(x, x, axes) * batch_dot(y, y, axes)
+    return jnp.expand_dims(batch_dot(x, y, axes) / jnp.maximum(jnp.sqrt(squares), 1e-7), 1)
+
+
+_MERGES: Final = {
+    "sum": "x + y",
+    "mul": "x * y",
+    "concat": "jnp.concatenate([x, y], concat_axis)",
+    "ave": "(x + y) / 2",
+    "max": "jnp.maximum(x, y)",
+}
+backend = namespace(__name__, "backend", batch_dot=batch_dot, dot=dot)
+layers = namespace(__name__, "layers", Dot=Dot, dot=_layers_dot, merge=_merge)

@@ -1,4 +1,4 @@
-"""`tf.matmul`, `tf.tensordot`, `tf.einsum` and `tf.sparse.sparse_dense_matmul`, TensorFlow 2.21.
+"""TensorFlow's products, 2.21: those of `tf`, `tf.linalg` and `tf.sparse`, and `tf.batch_matmul` of TensorFlow 0.12.
 
 Source: tensorflow/python/ops/math_ops.py, special_math_ops.py and sparse_ops.py, and the CPU kernels.
 """
@@ -16,7 +16,7 @@ from jax import numpy as jnp
 from jbdot.calls import axis_pairs
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.dialect_dtypes import NUMBERS, TENSORFLOW_2, Dtypes
-from jbdot.calls.front_door import perform, plans, speaks
+from jbdot.calls.front_door import namespace, perform, plans, speaks
 from jbdot.calls.many_operands import perform_all, reads
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
@@ -26,7 +26,7 @@ from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "TensorFlow 2.21")
-__all__ = ["einsum", "matmul", "sparse_dense_matmul", "tensordot"]
+__all__ = ["batch_matmul", "einsum", "linalg", "matmul", "matvec", "sparse", "sparse_dense_matmul", "tensordot"]
 
 _EINSUM = Dtypes(NUMBERS, BadValue)
 _BYTES = {"int8", "uint8"}
@@ -42,6 +42,9 @@ def matmul(
     a_is_sparse: bool = False,
     b_is_sparse: bool = False,
     output_type: Any = None,
+    grad_a: bool = False,
+    grad_b: bool = False,
+    name: str | None = None,
     *,
     precision: PrecisionLike = None,
     preferred_element_type: Any = None,
@@ -64,6 +67,9 @@ def matmul(
         b_is_sparse: Likewise for b.
         output_type: The dtype of the result: int32 where both operands are 8-bit integers,
             bfloat16 where one is bfloat16 and the other an 8-bit integer, else the operands' own.
+        grad_a: A hint for TensorFlow's own gradients, without effect here.
+        grad_b: Likewise.
+        name: The name of TensorFlow's operation, without effect here.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
@@ -164,10 +170,145 @@ def _matmul_dtypes(
     )
 
 
+def matvec(
+    a: Any,
+    b: Any,
+    transpose_a: bool = False,
+    adjoint_a: bool = False,
+    a_is_sparse: bool = False,
+    b_is_sparse: bool = False,
+    name: str | None = None,
+    *,
+    precision: PrecisionLike = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    lowering: LoweringName | None = None,
+) -> jax.Array:
+    """Multiplies matrices by vectors, in batches that broadcast.
+
+    `out[b,c,m] = sum_k a[b,c,m,k] * b[b,c,k]`.
+
+    Args:
+        a: Array (batch..., M, K), of rank 2 or more.
+        b: Array (batch..., K), of rank 1 or more and of a's dtype.
+        transpose_a: a is (batch..., K, M).
+        adjoint_a: a is (batch..., K, M), and is conjugated.
+        a_is_sparse: A hint that many elements of a are 0, without effect here; a is a matrix.
+        b_is_sparse: Likewise for b, which is a vector.
+        name: The name of TensorFlow's operation, without effect here.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
+            `optimize` context around the call says.
+
+    Returns:
+        Array (broadcast batch..., M) of the operands' dtype.
+
+    Raises:
+        ValueError: A rank is too low, the sizes K differ, batch sizes do not broadcast, a is to be both transposed and
+            adjoint, or TensorFlow has no product of these dtypes.
+        TypeError: Booleans are to be conjugated.
+
+    Differs: `matmul` takes matrices.
+    Source: `tf.linalg.matvec`, TensorFlow 2.21.
+
+    Example:
+        >>> from jbdot.tensorflow import matvec
+        >>> import jax.numpy as jnp
+        >>> matvec(jnp.ones((9, 4, 2)), jnp.ones(2)).shape
+        (9, 4)
+    """
+    arguments = (transpose_a, adjoint_a, a_is_sparse, b_is_sparse)
+    return perform(matvec, a, b, arguments, (precision, preferred_element_type, out_sharding, lowering), arguments)
+
+
+@plans(matvec)
+def _matvec(
+    a: Operand, b: Operand, transpose_a: bool, adjoint_a: bool, a_is_sparse: bool, b_is_sparse: bool
+) -> CallPlan:
+    if b.ndim < 1 or a.ndim < 2:
+        raise BadValue(
+            "a must have rank 2 or more, and b rank 1 or more",
+            f"{a.name} has rank {a.ndim}, {b.name} has rank {b.ndim}",
+        )
+    column = dataclasses.replace(b, shape=(*b.shape, 1))
+    planned = _matmul(a, column, transpose_a, False, adjoint_a, False, a_is_sparse, b_is_sparse, None)
+    c = planned.contraction
+    lhs, rhs, out = (tuple(label for label in side if label != "n") for side in (c.lhs, c.rhs, c.out))
+    return dataclasses.replace(planned, contraction=Contraction(lhs, rhs, out))
+
+
+def batch_matmul(
+    x: Any,
+    y: Any,
+    adj_x: bool = False,
+    adj_y: bool = False,
+    name: str | None = None,
+    *,
+    precision: PrecisionLike = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+    lowering: LoweringName | None = None,
+) -> jax.Array:
+    """Multiplies matrices in batches, as TensorFlow before 1.0 did: batch axes are equal in both operands.
+
+    `out[b,c,m,n] = sum_k x[b,c,m,k] * y[b,c,k,n]`.
+
+    Args:
+        x: Array (batch..., M, K), of rank 3 or more.
+        y: Array (batch..., K, N), of x's rank and dtype.
+        adj_x: x is (batch..., K, M), and is conjugated.
+        adj_y: y is (batch..., N, K), and is conjugated.
+        name: The name of TensorFlow's operation, without effect here.
+        precision: As in `lax.dot_general`.
+        preferred_element_type: As in `lax.dot_general`.
+        out_sharding: As in `lax.dot_general`.
+        lowering: "auto", "direct" or the name of a lowering; None is "auto", or what an
+            `optimize` context around the call says.
+
+    Returns:
+        Array (batch..., M, N) of the operands' dtype.
+
+    Raises:
+        ValueError: The ranks differ or are below 3, batch sizes or the sizes K differ, or TensorFlow has no product of
+            these dtypes.
+
+    Differs: `matmul`, which replaced it, broadcasts batch axes and takes matrices.
+    Source: `tf.batch_matmul`, TensorFlow 0.12, by its documentation.
+
+    Example:
+        >>> from jbdot.tensorflow import batch_matmul
+        >>> import jax.numpy as jnp
+        >>> batch_matmul(jnp.ones((9, 2, 4)), jnp.ones((9, 2, 5)), adj_x=True).shape
+        (9, 4, 5)
+    """
+    flags = (adj_x, adj_y)
+    return perform(batch_matmul, x, y, flags, (precision, preferred_element_type, out_sharding, lowering), flags)
+
+
+@plans(batch_matmul)
+def _batch_matmul(x: Operand, y: Operand, adj_x: bool, adj_y: bool) -> CallPlan:
+    if x.ndim != y.ndim or x.ndim < 3:
+        raise BadValue(
+            "both operands must have one rank, 3 or more",
+            f"{x.name} has rank {x.ndim}, {y.name} has rank {y.ndim}",
+        )
+    for axis, (left, right) in enumerate(zip(x.shape[:-2], y.shape[:-2], strict=True)):
+        if left != right:
+            raise BadValue(
+                "the batch axes must have equal sizes",
+                f"axis {axis} of {x.name} has size {left}, of {y.name} {right}",
+                "tensorflow.matmul broadcasts a size of 1",
+            )
+    return _matmul(x, y, False, False, adj_x, adj_y, False, False, None)
+
+
 def tensordot(
     a: Any,
     b: Any,
     axes: Any,
+    name: str | None = None,
     *,
     precision: PrecisionLike = None,
     preferred_element_type: Any = None,
@@ -184,6 +325,7 @@ def tensordot(
         axes: A number N (the last N axes of a, the first N of b, in order), or a pair of axes or
             of equally long lists of axes, 0-based, negative from the end. Where only the products
             of the contracted sizes agree, both sides are flattened and contracted, as TensorFlow does.
+        name: The name of TensorFlow's operation, without effect here.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
@@ -226,6 +368,8 @@ def _tensordot(a: Operand, b: Operand, axes: Any) -> CallPlan:
 def einsum(
     equation: Any,
     *inputs: Any,
+    name: str | None = None,
+    optimize: Any = "greedy",
     precision: PrecisionLike = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
@@ -242,6 +386,8 @@ def einsum(
             there. The axes of `...` broadcast; those of letters do not. Without `->` the result
             has, sorted, the labels that stand once.
         inputs: Arrays of one dtype, each with an axis for each label of its term.
+        name: The name of TensorFlow's operation, without effect here.
+        optimize: How TensorFlow orders more than two, without effect here: least estimated time decides.
         precision: As in `lax.dot_general`.
         preferred_element_type: As in `lax.dot_general`.
         out_sharding: As in `lax.dot_general`.
@@ -295,7 +441,9 @@ def _einsum_all(inputs: Sequence[Operand], equation: Any) -> Contraction:
     return contraction
 
 
-def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: bool = False) -> jax.Array:
+def sparse_dense_matmul(
+    sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: bool = False, name: str | None = None
+) -> jax.Array:
     """Multiplies a sparse matrix by a dense one; the sparse one is never made dense.
 
     `out[m,n] = sum_k sp_a[m,k] * b[k,n]`, the sum running over the stored elements.
@@ -305,6 +453,7 @@ def sparse_dense_matmul(sp_a: Any, b: Any, adjoint_a: bool = False, adjoint_b: b
         b: Array (K, N), of sp_a's dtype.
         adjoint_a: sp_a is (K, M), and is conjugated.
         adjoint_b: b is (N, K), and is conjugated.
+        name: The name of TensorFlow's operation, without effect here.
 
     Returns:
         Array (M, N) of the operands' dtype.
@@ -409,3 +558,7 @@ def _counted_from_front(operand: Operand, axes: list[Any], listed: bool) -> Axes
     if len(set(front)) != len(front):
         raise BadValue("an axis must be contracted once only", f"{axes} of {operand.name} repeat one")
     return front
+
+
+linalg = namespace(__name__, "linalg", einsum=einsum, matmul=matmul, matvec=matvec, tensordot=tensordot)
+sparse = namespace(__name__, "sparse", sparse_dense_matmul=sparse_dense_matmul)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jbdot.calls import axis_pairs
-from jbdot.calls.front_door import perform, plans, speaks
+from jbdot.calls.front_door import namespace, perform, plans, speaks
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue
 from jbdot.core.labels import DOT_LHS, DOT_RHS, LHS_FREE, RHS_FREE, Axes, broadcast, names
@@ -20,7 +20,7 @@ from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
 speaks(__name__, "Theano 1.0.5")
-__all__ = ["batched_dot", "batched_tensordot", "dot", "tensordot"]
+__all__ = ["batched_dot", "batched_tensordot", "dot", "tensor", "tensordot"]
 
 
 def dot(
@@ -351,3 +351,13 @@ def _promoted(
         for operand, entry in ((a, lhs), (b, rhs))
     )
     return CallPlan(contraction, lhs, rhs, sparse=sparse)
+
+
+tensor = namespace(
+    __name__,
+    "tensor",
+    batched_dot=batched_dot,
+    batched_tensordot=batched_tensordot,
+    dot=dot,
+    tensordot=tensordot,
+)

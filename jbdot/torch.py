@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jbdot.calls import torch_rules as rules
 from jbdot.calls.axis_pairs import check_pair
 from jbdot.calls.contract import contract
-from jbdot.calls.front_door import as_array, perform, plans, speaks, worded
+from jbdot.calls.front_door import as_array, namespace, perform, plans, speaks, worded
 from jbdot.calls.many_operands import perform_all, reads
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue, Refusal
@@ -39,11 +39,13 @@ __all__ = [
     "dot",
     "einsum",
     "inner",
+    "linalg",
     "linear",
     "matmul",
     "mm",
     "multi_dot",
     "mv",
+    "nn",
     "outer",
     "tensordot",
     "vdot",
@@ -1149,3 +1151,8 @@ def _sum(
     if beta != 0:
         out = out + (added.astype(wide) if beta == 1 else added.astype(wide) * beta.astype(wide))
     return out.astype(dtype)
+
+
+linalg = namespace(__name__, "linalg", matmul=matmul, multi_dot=multi_dot, vecdot=vecdot)
+functional = namespace(__name__, "nn.functional", bilinear=bilinear, linear=linear)
+nn = namespace(__name__, "nn", functional=functional)

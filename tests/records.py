@@ -38,6 +38,18 @@ DEVIATIONS = (
     ("keras_tf1", "dot-big-*", *SIXTEEN_BITS),
     ("keras_tf1", "batch_dot-big-*", *SIXTEEN_BITS),
     ("keras_tf1", "batch_dot-accum-*", *SIXTEEN_BITS),
+    (
+        "keras_tf1",
+        "batch_dot-b1n-*",
+        "broadcasts a batch axis of size 1",
+        "TensorFlow 1.13.1 refuses it; 1.14 and 1.15 broadcast",
+    ),
+    (
+        "keras_tf1",
+        "batch_dot-adj4-*",
+        "broadcasts a batch axis of size 1",
+        "TensorFlow 1.13.1 refuses it; 1.14 and 1.15 broadcast",
+    ),
     ("keras", "sparse_dot-both-*", "raises ValueError", "Keras recurses until Python stops it: RecursionError"),
     (
         "tensorflow",

@@ -141,7 +141,7 @@ def test_what_einsum_refuses(call, error, words):
 
 
 def test_a_vector_is_for_matmul():
-    with pytest.raises(ValueError, match=r"To the same call torch\.matmul gives \(3,\)"):
+    with pytest.raises(ValueError, match=r"To the same call .*torch\.matmul gives \(3,\)"):
         jbdot.tensorflow.matmul(array(3, 4), array(4))
     assert torch.matmul(array(4), array(2, 4, 5)).shape == (2, 5)
 

@@ -141,7 +141,7 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
             inputs = args[0] if len(args) == 1 else kwargs.pop("inputs", args)
             layer: Any = function
             lhs, rhs = layer.operands(inputs)
-            function, arguments = type(function), tuple(vars(function).values())
+            function, arguments = type(function), layer.arguments
         elif function in PLANNERS:
             lhs, rhs, arguments = bound(function, args, kwargs)
         else:

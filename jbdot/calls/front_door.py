@@ -88,6 +88,42 @@ def speaks(name: str, framework: str, lines: Mapping[str, str] = MappingProxyTyp
     vars(module)["__dir__"] = lambda: [*vars(module)["__all__"]]  # what a prompt offers for `K.<TAB>`
 
 
+def namespace(dialect: str, name: str, **members: Any) -> ModuleType:
+    """Makes a module of a dialect's, such as `keras.layers`, that is read and imported from as in the framework.
+
+    Args:
+        dialect: The dialect's `__name__`.
+        name: What the module is called there.
+        members: What it has, by name.
+    """
+    for called, member in members.items():
+        if callable(member) and member.__name__.startswith("_"):  # it has another name in the dialect itself
+            member.__name__, member.__qualname__ = called, f"{name}.{called}"
+    module = ModuleType(f"{dialect}.{name}", f"What `{dialect}` has under the framework's `{name}`.")
+    vars(module).update(members, __all__=sorted(members), __dir__=lambda: sorted(members))
+    vars(module)["__getattr__"] = functools.partial(absent, module)
+    sys.modules[module.__name__] = module
+    return module
+
+
+def without_effect(function: Callable[..., Any], **given: Any) -> None:
+    """Refuses an argument that would mean something here, and is not the one value that changes nothing.
+
+    Args:
+        function: The front door.
+        given: What is given, and what changes nothing, by name.
+
+    Raises:
+        ValueError: The two differ.
+    """
+    for name, (value, nothing) in given.items():
+        if value is not nothing and value not in (nothing, None):
+            cure = "An array of JAX is not written into: use what the call returns" if name == "out" else "Leave it out"
+            facts = f"{_written(name, value)}, where only {nothing!r} is what happens here"
+            refusal = BadValue("an argument must not ask for what jbdot does not do", facts, cure)
+            raise refusal.told(public_name(function), "")
+
+
 def plans(function: Callable[..., Any]) -> Callable[[Planner], Planner]:
     """Registers the planner of a front door."""
 
@@ -348,7 +384,7 @@ def absent(dialect: ModuleType, name: str) -> NoReturn:
 
 def _in_jax(dialect: ModuleType, name: str) -> str:
     """Says what to write in JAX for a name that a dialect has not."""
-    for call, line in DIALECTS[dialect.__name__.rpartition(".")[2]].lines.items():
+    for call, line in DIALECTS[dialect.__name__.split(".")[1]].lines.items():
         if call.partition("(")[0] == name:
             return f"With jnp for jax.numpy, {call} is:  {line}"
     libraries = [library.__name__ for library in (jnp, jax.nn) if hasattr(library, name)]

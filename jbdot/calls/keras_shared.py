@@ -5,7 +5,7 @@ Nothing here is a front door; `keras_tf1` and `keras` hold only how they differ.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax
 from jax import numpy as jnp
@@ -16,7 +16,7 @@ from jbdot.calls.front_door import perform, public_name
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadIndex, BadType, BadValue, Refusal
 from jbdot.core.labels import DOT_LHS, DOT_RHS, names
-from jbdot.one_device.call_plan import CallPlan, Operand
+from jbdot.one_device.call_plan import CallPlan, Operand, canonical
 from jbdot.one_device.dot_spec import PrecisionLike
 from jbdot.one_device.lowerings import LoweringName
 
@@ -67,11 +67,32 @@ def _sparse_dot(x: Operand, y: Operand, backend: TensorFlow) -> CallPlan:
 
 
 class DotLayer:
-    """`keras.layers.Dot`, around the `batch_dot` of its module."""
+    """`keras.layers.Dot`, around the `batch_dot` of its module.
 
-    def __init__(self, axes: Any, normalize: bool = False) -> None:
+    What every layer of Keras is told and a product has no use for is taken, and does nothing: `name`, `trainable`, and
+    the others of `_OF_EVERY_LAYER`.
+    """
+
+    def __init__(
+        self,
+        axes: Any,
+        normalize: bool = False,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
+        **others: Any,
+    ) -> None:
         try:
             check_layer_axes(axes)
+            unknown = others.keys() - _OF_EVERY_LAYER
+            if unknown:
+                raise BadType(
+                    "a layer must be told what Keras' layers take",
+                    f"it takes no {', '.join(sorted(unknown))}",
+                    f"Dot takes axes, normalize, name, trainable, dtype, {', '.join(sorted(_OF_EVERY_LAYER))}",
+                )
+            self.dtype = None if dtype is None else canonical(dtype, "dtype=").name
         except Refusal as refusal:
             raise refusal.told(public_name(type(self)), f"axes={axes!r}") from None
         self.axes, self.normalize = axes, normalize
@@ -87,9 +108,12 @@ class DotLayer:
     ) -> jax.Array:
         """Answers for a list of two arrays."""
         x, y = self.operands(inputs)
-        return perform(
-            type(self), x, y, (self.axes, self.normalize), (precision, preferred_element_type, out_sharding, lowering)
-        )
+        return perform(type(self), x, y, self.arguments, (precision, preferred_element_type, out_sharding, lowering))
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Returns what its planner is told beside the operands."""
+        return self.axes, self.normalize, self.dtype
 
     def operands(self, inputs: Any) -> tuple[Any, Any]:
         """Takes the two operands out of the list that the layer is called with.
@@ -108,6 +132,20 @@ class DotLayer:
         return inputs[0], inputs[1]
 
 
+# What `Layer.__init__` of Keras 2 and 3 takes beside name, trainable and dtype.
+_OF_EVERY_LAYER: Final = {
+    "activity_regularizer",
+    "autocast",
+    "batch_input_shape",
+    "batch_size",
+    "dynamic",
+    "input_dim",
+    "input_dtype",
+    "input_shape",
+    "weights",
+}
+
+
 def check_layer_axes(axes: Any) -> None:
     """Refuses axes that the layer's constructor refused."""
     if isinstance(axes, int):
@@ -119,10 +157,10 @@ def check_layer_axes(axes: Any) -> None:
         raise BadValue("axes must be an int or a pair of ints", f"got {kinds}")
 
 
-def autocast(*operands: Operand) -> tuple[Operand, ...]:
-    """Gives floating operands the dtype of a Keras 2 layer, float32."""
+def autocast(dtype: str | None, *operands: Operand) -> tuple[Operand, ...]:
+    """Gives floating operands the dtype of a Keras 2 layer, float32 unless it has another."""
     return tuple(
-        dataclasses.replace(operand, dtype=jnp.dtype("float32"))
+        dataclasses.replace(operand, dtype=jnp.dtype(dtype or "float32"))
         if jnp.issubdtype(operand.dtype, jnp.floating)
         else operand
         for operand in operands

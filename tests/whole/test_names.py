@@ -4,6 +4,7 @@ import pkgutil
 import re
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -29,9 +30,11 @@ def test_precisions():
 def test_a_prompt_offers_the_products_alone():
     for name, dialect in DIALECTS.items():
         module = getattr(jbdot, name)
-        products = {door.__name__ for door in PLANNERS if door.__module__ == module.__name__}
+        products = {door.__qualname__ for door in PLANNERS if door.__module__ == module.__name__}
+        products = {product.split(".")[0] for product in products}  # of a namespace its own name
         more = {"addbmm", "addmm", "addmv", "baddbmm", "bilinear", "multi_dot"} if name == "torch" else set()
-        assert dir(module) == sorted(module.__all__) == sorted(products | more)
+        namespaces = {each for each in dir(module) if isinstance(getattr(module, each), ModuleType)}
+        assert dir(module) == sorted(module.__all__) == sorted(products | more | namespaces)
         assert dialect.module is module
     assert dir(jbdot) == sorted([*jbdot.__all__, "__version__"])
 
