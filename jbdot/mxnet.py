@@ -301,9 +301,20 @@ def _gemm(
 
     Source: `mxnet.nd.linalg.gemm`, MXNet 1.9.1, by its documentation.
     """
-    settings = {"precision": precision, "preferred_element_type": preferred_element_type}
-    settings |= {"out_sharding": out_sharding, "lowering": lowering}
-    product = _gemm2(A, B, transpose_a, transpose_b, alpha, axis, out, name, **settings)
+    product = _gemm2(
+        A,
+        B,
+        transpose_a,
+        transpose_b,
+        alpha,
+        axis,
+        out,
+        name,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+        lowering=lowering,
+    )
     try:
         added = as_array(C)
         if (added.shape, added.dtype) != (product.shape, product.dtype):
