@@ -343,7 +343,7 @@ def choice_cases(keys: Sequence[str]) -> Iterator[Programs]:
         names = candidates(spec)
         functions = {name: functools.partial(LOWERINGS[name], spec) for name in names}
         facts = {"dot": str(spec), "dtype": spec.lhs_dtype, "flops": spec.flops, "auto": auto.lowering}
-        facts |= {"bytes": bytes_of(spec), "untrusted": [n for n in names if not LOWERINGS[n].is_trusted(where)]}
+        facts |= {"bytes": bytes_of(spec), "untrusted": [n for n in names if not LOWERINGS[n].is_trusted(spec, where)]}
         yield Programs(key, functions, numbers([spec.lhs, spec.rhs], spec.lhs_dtype), facts)
 
 

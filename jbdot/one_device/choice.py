@@ -12,7 +12,7 @@ from typing import Any, Final
 from jbdot.core.errors import BadType, BadValue
 from jbdot.one_device import rules, tuning_cache
 from jbdot.one_device.dot_spec import DotSpec, kind
-from jbdot.one_device.lowerings import LOWERINGS, Lowering
+from jbdot.one_device.lowerings import LOWERINGS, Lowering, is_doubled
 
 PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backend name: platform name in lowering rules
 NAMES: Final = ("auto", *LOWERINGS)
@@ -61,16 +61,18 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     """
     if lowering == HASH:
         return _hashed(spec, platform, exported)
-    if lowering != "auto" and not misfit(spec, lowering) and LOWERINGS[lowering].is_trusted(platform):
+    if lowering == "direct" or (lowering != "auto" and _is_right(spec, platform, lowering)):
         if exported and LOWERINGS[lowering].pins:
             return Choice("direct", "as jax.export refuses pinned layouts")
         return Choice(lowering, "as asked")
     if not _can_choose(spec):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
     found = None if exported else tuning_cache.choice(spec, platform)  # an exported program is for other machines too
-    if found is not None and not misfit(spec, found[0]) and LOWERINGS[found[0]].is_trusted(platform):
+    if found is not None and _is_right(spec, platform, found[0]):
         lowering, gain, source = found
         return Choice(lowering, "as jbdot.tune found", gain if lowering != "direct" else None, source, "this dot")
+    if is_doubled(spec, platform) and min(spec.m, spec.n) > 1:  # vectors are summed, and came out right
+        return Choice("evened", "as XLA doubles some sums of int8 over an odd size on GPUs (`jbdot doctor`)")
     for rule in rules.RULES.get(platform, ()):
         if rule.fits(spec) and not (exported and LOWERINGS[rule.lowering].pins):
             gain, source = rules.measured(rule)
@@ -78,8 +80,13 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     return Choice("direct", "as it stands: no other way is known to be faster")
 
 
+def _is_right(spec: DotSpec, platform: str, lowering: str) -> bool:
+    """Says whether a lowering fits a dot, and is known to be right there."""
+    return not misfit(spec, lowering) and LOWERINGS[lowering].is_trusted(spec, platform)
+
+
 def _hashed(spec: DotSpec, platform: str, exported: bool) -> Choice:
-    fits = [name for name in candidates(spec) if LOWERINGS[name].is_trusted(platform)]
+    fits = [name for name in candidates(spec) if _is_right(spec, platform, name)] or ["direct"]
     names = [name for name in fits if not (exported and LOWERINGS[name].pins)]
     return Choice(names[zlib.crc32(str(spec).encode()) % len(names)], "as the hash of the dot has it")
 

@@ -34,6 +34,7 @@ FUSED_ONLY_IN_LOOPS: Final = ("bfloat16", "float16") if jax.__version_info__ >= 
 SHARED_FROM: Final = 8  # products from which on an operand is better written to memory than made again for each
 LANES: Final = 128  # of a vector register of a TPU, by 8 sublanes
 SUBLANES: Final = 8
+EVEN: Final = 4  # a contracted size of int8 is made a multiple of it, as was measured to be right on an H100
 
 _NOTHING: Final[Need] = (lambda _: True, "")
 _NARROW_VECTOR: Final[Need] = (
@@ -52,12 +53,14 @@ class Lowering:
         needs: What a dot must be for it.
         pins: Whether it holds a layout constraint, which `jax.export` refuses.
         platforms: Where it is known to be right; None for everywhere.
+        is_spared: Whether it is right where XLA doubles dots (`is_doubled`): it runs none, or one of another size.
     """
 
     function: Function
     needs: Need = _NOTHING
     pins: bool = False
     platforms: tuple[str, ...] | None = None
+    is_spared: bool = False
 
     def __call__(self, spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         """Writes a dot of these operands."""
@@ -68,9 +71,16 @@ class Lowering:
         fits, need = self.needs
         return "" if fits(spec) else need
 
-    def is_trusted(self, platform: str) -> bool:
-        """Says whether it is known to be right there."""
-        return self.platforms is None or platform in self.platforms
+    def is_trusted(self, spec: DotSpec, platform: str) -> bool:
+        """Says whether it is known to be right there, of this dot."""
+        is_right = self.is_spared or not is_doubled(spec, platform)
+        return is_right and (self.platforms is None or platform in self.platforms)
+
+
+def is_doubled(spec: DotSpec, platform: str) -> bool:
+    """Says whether XLA's compiler for this platform may double a dot: of int8, over an odd size (`miscompilations`)."""
+    is_odd = spec.is_static and spec.k > 1 and spec.k % 2 == 1
+    return platform == "cuda" and is_odd and (spec.lhs_dtype, spec.rhs_dtype, spec.dtype) == ("int8", "int8", "int32")
 
 
 LOWERINGS: Final[dict[str, Lowering]] = {}
@@ -87,16 +97,17 @@ LoweringName = Literal[
     "widened",
     "shifted",
     "lanes",
+    "evened",
 ]  # what `lowering=` takes: a test holds it to `LOWERINGS`
 
 
 def _lowering(
-    needs: Need = _NOTHING, pins: bool = False, platforms: tuple[str, ...] | None = None
+    needs: Need = _NOTHING, pins: bool = False, platforms: tuple[str, ...] | None = None, is_spared: bool = False
 ) -> Callable[[Function], Function]:
     """Registers a function as the lowering of its name."""
 
     def register(function: Function) -> Function:
-        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms)
+        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared)
         return function
 
     return register
@@ -191,7 +202,7 @@ def looped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return lax.map(one, (lhs, rhs), batch_size=block if block > 1 else None).reshape(spec.out)
 
 
-@_lowering()
+@_lowering(is_spared=True)
 def reduced(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Sums products as they are made, without a dot: the larger operand is read once, in its own order."""
     c = spec.contraction
@@ -207,7 +218,9 @@ def reduced(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return lax.transpose(total.astype(spec.dtype), [left.index(label) for label in c.dot_out])
 
 
-@_lowering(needs=(lambda spec: spec.k <= MOST_UNROLLED, f"needs a contracted size of at most {MOST_UNROLLED}"))
+@_lowering(
+    needs=(lambda spec: spec.k <= MOST_UNROLLED, f"needs a contracted size of at most {MOST_UNROLLED}"), is_spared=True
+)
 def unrolled(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Writes a sum out, with one elementwise product for each contracted index."""
     c = spec.contraction
@@ -277,6 +290,7 @@ def shifted(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         f"needs a batch, and a contracted size of at most {MOST_UNROLLED}",
     ),
     pins=True,
+    is_spared=True,
 )
 def lanes(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Unrolls with the batch along a TPU's lanes: operands and result are pinned with one batch axis last."""
@@ -289,6 +303,25 @@ def lanes(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     # Barriers: else a copy is sliced first, and the slices get layouts of their own.
     out = unrolled(spec, *lax.optimization_barrier((lhs, rhs)))
     return lax.optimization_barrier(_with_layout(out, c.dot_out, (*rest, *free, last)))
+
+
+@_lowering(
+    needs=(
+        lambda spec: spec.lhs_dtype == "int8" and spec.k > 1 and spec.k % 2 == 1,
+        "needs int8 operands and an odd contracted size of over 1",
+    ),
+    is_spared=True,
+)
+def evened(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Pads the longest contracted axis with zeros to a multiple of 4: XLA doubles some dots of odd sizes on GPUs."""
+    (left, right), _ = spec.dimension_numbers
+    axes = max(zip(left, right, strict=True), key=lambda pair: lhs.shape[pair[0]])
+    more = -lhs.shape[axes[0]] % EVEN
+    padded_operands = (
+        lax.pad(x, jnp.zeros((), x.dtype), [(0, more if i == axis else 0, 0) for i in range(x.ndim)])
+        for x, axis in zip((lhs, rhs), axes, strict=True)
+    )
+    return direct(spec, *padded_operands)
 
 
 def lane(spec: DotSpec) -> str:

@@ -1,4 +1,4 @@
-"""What XLA's CPU compiler is known to get wrong in the versions of jaxlib that jbdot runs on, with or without jbdot."""
+"""What XLA's compilers are known to get wrong in the versions of jaxlib that jbdot runs on, with or without jbdot."""
 
 import dataclasses
 from typing import Final
@@ -54,6 +54,13 @@ KNOWN: Final = (
         'jit on CPU refuses to run some batched bfloat16 dots with preferred_element_type="float32" whose result is '
         "transposed (DotThunk: BF16 x BF16 = F32)",
         "With or without jbdot, cast the operands of such a dot to float32",
+    ),
+    Miscompilation(
+        "found here",
+        None,
+        "on a GPU, dots of int8 matrices to int32 over an odd size may come out twice as large (H100, jaxlib 0.11.2: "
+        "sizes 3 and 33; 17, 77, 129 and 1001 were right)",
+        _SPARED + 'pad that axis with zeros to a multiple of 4; so with lowering="direct"',
     ),
 )
 

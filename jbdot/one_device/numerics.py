@@ -17,7 +17,7 @@ from jax import numpy as jnp
 
 from jbdot.one_device import jax_internals
 from jbdot.one_device.dot_spec import DotSpec
-from jbdot.one_device.lowerings import LOWERINGS
+from jbdot.one_device.lowerings import LOWERINGS, is_doubled
 
 _HALF: Final = ("bfloat16", "float16")
 _WIDE: Final = ("float64", "complex128")
@@ -43,10 +43,14 @@ ALGORITHMS: Final[dict[str, tuple[str, ...]]] = {
     "gpu": (
         *("DEFAULT", "F16_F16_F32", "BF16_BF16_F32", "BF16_BF16_F32_X3", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9"),
         *("TF32_TF32_F32", "TF32_TF32_F32_X3", "F32_F32_F32", "F64_F64_F64"),
+        *("ANY_F8_ANY_F8_F32", "ANY_F8_ANY_F8_F32_FAST_ACCUM"),  # these four were run on an H100, jax 0.11.2
+        *("ANY_F8_ANY_F8_ANY", "ANY_F8_ANY_F8_ANY_FAST_ACCUM"),
     ),
     "tpu": ("DEFAULT", "BF16_BF16_F32", "BF16_BF16_F32_X3", "BF16_BF16_F32_X6"),
 }
+_TWICE: Final = "some dots of int8 over an odd size came out twice as large on an H100 (jax 0.11.2)"
 _MATRICES_ONLY: Final = ("F16_F16_F32", "F64_F64_F64")  # on a GPU
+_SEEN: Final = {"BF16_BF16_F32_X9": "; an H100 gave no more than the digits of TF32 by it (jax 0.11.2: error 3e-4)"}
 _LEVELS: Final = {"BF16_BF16_F32_X3": lax.Precision.HIGH, "BF16_BF16_F32_X6": lax.Precision.HIGHEST}  # on a TPU
 
 
@@ -75,6 +79,8 @@ def arithmetic(spec: DotSpec, backend: str, lowering: str = "direct") -> str:
     """
     if not spec.is_plain:
         return _named(spec, backend)
+    if lowering == "evened":
+        return f"{_exact(spec.dtype)}; the contracted size is padded to a multiple of 4, as {_TWICE}"
     if lowering == "direct" or not spec.is_static:
         return _said(spec, backend, spec.dtype)
     if _is_exact(spec):
@@ -127,7 +133,8 @@ def _named(spec: DotSpec, backend: str) -> str:
     same = (lhs, rhs) == (spec.lhs_dtype, spec.rhs_dtype)
     first = "" if same else f"operands are made {' and '.join(dict.fromkeys((lhs, rhs)))} first; "
     if backend == "gpu" and named.name != "DEFAULT":
-        return f"{first}the algorithm {named.name}{_rounded(out, spec.dtype)}, as an H100's compiler takes it"
+        seen = _SEEN.get(named.name, "")
+        return f"{first}the algorithm {named.name}{_rounded(out, spec.dtype)}, as an H100's compiler takes it{seen}"
     only = (
         "; a CPU takes an algorithm's dtypes, and nothing else of it"
         if backend == "cpu" and named.name != "DEFAULT"
@@ -144,6 +151,8 @@ def _one_of(dtype: str, types: Any) -> str:
 
 def _said(dot: DotSpec, backend: str, dtype: str) -> str:
     """Says what one plain dot does, whose result is rounded to a dtype in the end."""
+    if backend == "gpu" and is_doubled(dot, "cuda") and not _is_summed(dot):
+        return f'{_exact(dot.dtype)}; but it is not known whether this size is right: {_TWICE}; lowering="auto" pads it'
     if _is_exact(dot):
         return _exact(dot.dtype)
     if backend == "tpu":

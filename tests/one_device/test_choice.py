@@ -68,6 +68,28 @@ def test_what_was_seen_to_be_wrong_on_a_platform_is_not_chosen_there():
     assert chosen(spec, "cpu", "shifted").lowering == "shifted"
 
 
+@pytest.mark.parametrize("numbers", [NUMBERS, (((2,), (2,)), ((0,), (0,))), (((1,), (1,)), ((0,), (0,)))])
+def test_a_gpu_gets_int8_of_an_odd_contracted_size_padded(numbers):
+    """XLA doubled such sums on an H100: every dot that it may double is another, whatever is named, but "direct"."""
+
+    def of(k, platform="cuda", lowering="auto", dtype="int8", out="int32", m=4):
+        shapes = [[2, m, m], [2, 4, 4]]
+        for shape, axis in zip(shapes, (numbers[0][0][0], numbers[0][1][0]), strict=True):
+            shape[axis] = k
+        operands = (jax.ShapeDtypeStruct(tuple(shape), dtype) for shape in shapes)
+        return chosen(DotSpec.of(*operands, jax.ShapeDtypeStruct((), out), numbers, None), platform, lowering).lowering
+
+    assert [of(k) for k in (1, 2, 3, 4, 32, 33)] == ["direct", "direct", "evened", "direct", "direct", "evened"]
+    assert of(33, m=1) == "direct"  # a vector
+    assert {of(33, platform) for platform in ("cpu", "rocm", "tpu")} == {"direct"}
+    assert {of(33, dtype=dtype, out=out) for dtype, out in (("int8", "int8"), ("int32", "int32"))} == {"direct"}
+    assert of(33, lowering="direct") == "direct"
+    spared = {"reduced", "unrolled", "lanes", "evened"}
+    assert {of(33, lowering=name) for name in NAMES if name != "direct"} == spared
+    assert of(33, lowering="hash") in spared
+    assert of(33, "cpu", "pinned") == "pinned"
+
+
 def test_figures_are_of_rules():
     assert set(MEASURED) == set(RULES)
 

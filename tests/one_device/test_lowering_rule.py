@@ -137,6 +137,7 @@ def test_a_lowering_that_cannot_be_is_refused(lowering, rule):
         jbdot.batch_dot(array(2, 3, 4), array(2, 4, 5), lowering=3)
 
 
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_only_one_device_or_a_shard_map_is_chosen_for(seen):
     mesh = jax.make_mesh((4, 2), ("x", "y"))
     x, y = array(8, 3, 4), array(8, 4, 5)

@@ -2,8 +2,11 @@
 
 import json
 import random
+import re
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -12,7 +15,9 @@ from jax.profiler import ProfileData
 from benchmarks import gpu, gpu_int8, gpu_report
 from benchmarks.device_trace import MARK, spans
 from benchmarks.drawn import LARGE, MEDIUM, Range, drawn
-from benchmarks.gpu_arithmetic import MATRICES, VECTOR, Asked, asked, expected_of, judged, models
+from benchmarks.gpu_arithmetic import MATRICES, VECTOR, Asked, asked, expected_of, judged, models, nearest
+from jbdot.one_device.choice import chosen
+from jbdot.one_device.dot_spec import DotSpec
 
 TINY = Range((1, 1 << 12), (1, 1 << 10))
 
@@ -69,6 +74,38 @@ def test_whole_numbers_must_be_equal_and_a_refusal_is_said_before():
     assert judged(dot, "XlaRuntimeError: no", "is not known")["is_true"] is None
     assert expected_of("how a GPU's libraries sum, and whether they do, is not known") is None
     assert len({str(one) for one in asked()}) == len(asked())
+
+
+RECORDED = sorted((Path(gpu_report.__file__).parent / "results").glob("gpu-*.jsonl"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_what_explain_says_is_what_was_recorded(path, x64):
+    """Of each dot that a GPU ran: the arithmetic, or that it is refused; and what came out wrong is not run so."""
+    _, found = gpu_report.load(path)
+    said = {str(one): one for one in asked()}
+    rows = [row for key, row in found["arithmetic"].items() if key in said]
+    assert len(rows) > 55
+    for row in rows:
+        one = said[row["key"]]
+        words = one.said("gpu")
+        if "refused" in row:
+            assert words.startswith("refused"), row["key"]
+        elif row.get("wrong"):
+            c = one.contraction
+            spec = DotSpec.of(*one.operands(), jax.ShapeDtypeStruct((), one.out), c.dimension_numbers, None)
+            assert chosen(spec, "cuda").lowering == "evened", row["key"]
+            assert "padded to a multiple of 4" in words
+        else:
+            assert expected_of(words) in (None, *nearest(row)), row["key"]
+
+
+def test_int8_was_wrong_over_odd_sizes_alone_and_twice_what_it_is():
+    wrong = [row for path in RECORDED for row in gpu_report.load(path)[1].get("int8", {}).values() if row.get("wrong")]
+    assert wrong
+    for row in wrong:
+        assert int(re.match(r"\d+ x (\d+) by", row["key"])[1]) % 2 == 1
+        assert row["got"] == [2 * each for each in row["want"]]
 
 
 PROFILE = """
