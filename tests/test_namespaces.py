@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jbdot import explain, mxnet, tensorflow, theano, torch
+from jbdot import explain, keras, mxnet, tensorflow, theano, torch
 
 
 def array(*shape, dtype="float32"):
@@ -25,6 +25,8 @@ def test_they_are_read_and_imported_as_in_the_frameworks():
     assert Dot(axes=1)([jnp.ones((2, 3)), jnp.ones((2, 3))]).shape == dot([jnp.ones((2, 3)), jnp.ones((2, 3))], 1).shape
     with pytest.raises(AttributeError, match=r"jbdot\.tensorflow\.linalg has no svd"):
         _ = tensorflow.linalg.svd
+    with pytest.raises(AttributeError, match=r"keras\.backend has no squeeze: .*jnp\.squeeze\(x, axis\)"):
+        _ = keras.backend.squeeze
     assert dir(mxnet.linalg) == ["gemm", "gemm2"]
 
 
