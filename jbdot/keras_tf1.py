@@ -264,7 +264,8 @@ def _batch_matmul(x: Operand, y: Operand, rank: int, x_axis: Any, y_axis: Any) -
     _TENSORFLOW.batch_matmul.check(x, y)
     adjoint_x, adjoint_y = bool(x_axis != rank - 1), bool(y_axis == rank - 1)
     # TensorFlow 1.14 and 1.15 broadcast batch axes of size 1, and the versions before them refuse them.
-    left, right, batch = broadcast(*(_padded(z, rank)[:-2] for z in (x, y)), operands=(x.name, y.name))
+    left, right = (_padded(operand, rank)[:-2] for operand in (x, y))
+    left, right, batch = broadcast(left, right, operands=(x.name, y.name))
     lhs = (*left, "k", "m") if adjoint_x else (*left, "m", "k")
     rhs = (*right, "n", "k") if adjoint_y else (*right, "k", "n")
     Contraction(lhs, rhs, (*batch, "m", "n")).sizes(_padded(x, rank), _padded(y, rank), names=(x.name, y.name))
