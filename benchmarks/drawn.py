@@ -12,7 +12,11 @@ SIZES: Final = (
     *(384, 512, 768, 1000, 1024, 2000, 2048, 4096),
 )
 COUNTS: Final = {"b": (0, 0, 1, 1, 1, 2), "m": (0, 1, 1, 1, 2), "n": (0, 1, 1, 1, 2), "k": (1, 1, 1, 2)}
-SUMS: Final = {"int8": "int32", "uint8": "uint32"}  # the result's dtype where it is not the operands'
+SUMS: Final = {
+    "int8": "int32",
+    "uint8": "uint32",
+    "float8_e4m3fn": "float32",
+}  # the result's dtype where it is not the operands'
 
 Axis = tuple[str, int]  # a role, and which of its axes
 

@@ -1,6 +1,6 @@
 """Parts of pages that are computed from the repository: each function here writes Markdown.
 
-A page asks for one by a line such as `{{ gains cpu }}`.
+A page asks for one by a line such as `{{ gains tpu }}`.
 """
 
 import ast
@@ -313,6 +313,39 @@ def gains(platform: str) -> str:
         found = [figures[rule.name].get(version) for version in versions]
         cells = ["-" if one is None else f"{one['gain']:.2g}{_spread(one)}" for one in found]
         lines.append(f"| `{rule.lowering}` | {rule.why.removeprefix('as ')} | {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def regret(_: str) -> str:
+    """How good the choice is: on what was kept back from the fit, and on contractions drawn later."""
+    from benchmarks import regret_report
+    from benchmarks.fit import JUDGED
+    from benchmarks.report import whole_lines
+
+    eras = {"old": "before 0.12", "new": "0.12 and later"}
+    lines = [
+        "| jax | estimates fitted on | judged on | contractions | regret | times `lax.dot_general` | over 1.3 |",
+        "|---" * 7 + "|",
+    ]
+    lines += [
+        f"| {eras[row['jax']]} | {row['fitted on']} | {row['judged on'].replace('-', ' ')} | {row['cases']:,} "
+        f"| {row['regret']:.2f} | {row['gain']:.2f} | {row['over 1.3']:.0%} |"
+        for row in json.loads(JUDGED.read_text())
+    ]
+    lines += [
+        "",
+        "Timed anew, with seeds that were not fitted, and on the dots of other people's programs; the best lowering is "
+        "picked in one run and timed in another:",
+        "",
+        f"| {' | '.join(('on', *regret_report.HEADS))} |",
+        "|---" * (len(regret_report.HEADS) + 1) + "|",
+    ]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("regret-*.jsonl")):
+        machine, *rows = (json.loads(one) for one in whole_lines(path))
+        name = path.stem.removeprefix("regret-").partition("-jax-")[0]
+        on = f"{machine['processor']}, jax {machine['jax']}"
+        lines.append(f"| {on} | {' | '.join(regret_report.line(name, rows))} |")
+    lines += ["", "Regret is the time of what is chosen over that of the best lowering, in the geometric mean."]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 import jax
 
@@ -15,11 +15,9 @@ from jbdot.core.text import paragraph, table
 from jbdot.one_device import tuning_cache
 from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
-from jbdot.one_device.measure import Timing, measure, platform
+from jbdot.one_device.measure import Timing, measure, platform, surest
 from jbdot.one_device.optimize import optimize
 from jbdot.timing import Track
-
-_SURE: Final = 1.03  # a lowering has to be this much faster than one lax.dot_general, in nine rounds of ten, to win
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Tuned:
     def __str__(self) -> str:
         rows = [("lowering", "us a call (10 % to 90 %)", "times faster", "compile, ms")]
         rows += [(t.lowering, str(t.us), str(t.gain), f"{t.compile_ms:.0f}") for t in self.timings]
-        kept = f"kept: {self.winner}" + ("" if self.winner == self.before else f" (the rules said {self.before})")
+        kept = f"kept: {self.winner}" + ("" if self.winner == self.before else f" (the estimates said {self.before})")
         return f"{paragraph(f'{self.dot_spec} on {self.device}')}\n\n{table(rows)}\n\n{paragraph(kept, 2)}"
 
     __repr__ = __str__
@@ -101,8 +99,7 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
 def _tuned(spec: DotSpec, seconds: float, track: Track) -> Tuned:
     before = chosen(spec, platform()).lowering
     timings = measure(spec, candidates(spec), seconds, track)
-    sure = [timing for timing in timings if timing.lowering == "direct" or timing.gain.p10 > _SURE]
-    winner = min(sure, key=lambda timing: timing.us.median)
+    winner = surest(timings)
     kind = tuning_cache.device_kind(platform())
     tuning_cache.keep(spec, kind, winner.lowering, winner.gain.median)
     return Tuned(spec, kind, tuple(timings), winner.lowering, before)

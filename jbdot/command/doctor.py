@@ -12,7 +12,7 @@ from typing import Any, Final
 import jax
 
 from jbdot import hardware
-from jbdot.one_device import dot_tables, mark, miscompilations, tuning_cache
+from jbdot.one_device import costs, dot_tables, mark, miscompilations, tuning_cache
 
 EXTRAS: Final = {
     "cli": ("typer", "rich"),
@@ -35,6 +35,7 @@ def found() -> list[tuple[str, str]]:
     if platform.libc_ver()[0] == "glibc" and on_cpu():
         rows.append(("large results", large_results(os.environ.get("GLIBC_TUNABLES", ""))))
     rows += [("known miscompilation", miscompilations.text(known)) for known in miscompilations.here()]
+    rows += [("estimates of lowerings", f"for CPUs, fitted on {' and '.join(costs.machines())}; others get the same")]
     rows += [("lowering", mark.process_text()), ("tables of a dot", tables_text())]
     return [*versions(), *((f"extra {extra}", extra_text(extra)) for extra in EXTRAS), *devices(), *rows]
 

@@ -12,9 +12,9 @@ from jax import numpy as jnp
 
 from jbdot.core.text import paragraph, table
 from jbdot.one_device import roofline, tuning_cache
-from jbdot.one_device.choice import candidates, chosen
+from jbdot.one_device.choice import chosen
 from jbdot.one_device.dot_spec import DotSpec
-from jbdot.one_device.measure import compiled_lowering, operands, platform
+from jbdot.one_device.measure import Candidates, platform
 from jbdot.timing import Call, Spread, Track, ratios, rounds
 
 
@@ -70,8 +70,9 @@ class Bench:
 
 def bench(spec: DotSpec, seconds: float = 3.0, track: Track = iter) -> Bench:
     """Times every lowering of a dot, and every peer that is installed, on random operands."""
-    lhs, rhs = operands(spec)
-    calls: dict[str, Call] = {name: compiled_lowering(spec, name, lhs, rhs)[0] for name in candidates(spec)}
+    made = Candidates.of(spec)
+    lhs, rhs = made.operands
+    calls: dict[str, Call] = dict(made.calls)
     calls |= _jax(spec, lhs, rhs) | _torch(spec, lhs, rhs) | _tensorflow(spec, lhs, rhs)
     times = rounds(calls, seconds, track=track)
     return Bench(

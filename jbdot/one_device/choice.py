@@ -1,21 +1,29 @@
 """Which lowering a dot gets on which backend, and why.
 
-`chosen` is the one place of decision. It looks at the lowering that the user names, then at what `jbdot.tune` measured
-on this machine, then at the rules of the backend: the first that fits. Where none fits, the dot runs as it stands. The
-rules are in `rules.py`, each beside the case that it was measured on.
+`chosen` is the one place of decision. It looks at the lowering that the user names, then at what was measured of this
+very dot on this machine (`jbdot.tune`, "measured"), then at what the lowerings are estimated to take: on CPUs by a
+model (`costs.py`), on TPUs by the one rule that their compiler's estimates gave (`rules.py`). Where nothing is surely
+faster, the dot runs as it stands.
 """
 
 import dataclasses
+import math
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from jbdot.core.errors import BadType, BadValue
-from jbdot.one_device import rules, tuning_cache
+from jbdot.one_device import costs, rules, tuning_cache
+from jbdot.one_device.costs import Estimate
 from jbdot.one_device.dot_spec import DotSpec, kind
-from jbdot.one_device.lowerings import LOWERINGS, Lowering, is_doubled
+from jbdot.one_device.lowerings import LOWERINGS, SPLIT_PIECES, Lowering, is_doubled
 
 PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backend name: platform name in lowering rules
-NAMES: Final = ("auto", *LOWERINGS)
+AUTO: Final = "auto"
+MEASURED: Final = "measured"  # as "auto", but what is not known yet of a dot is timed when it is lowered
+NAMES: Final = (AUTO, *LOWERINGS, MEASURED)
+_SURE: Final = 1.02  # times faster than "direct" that a lowering has to be estimated at least
+_CAUTION: Final = 0.25  # the part of an estimate's doubt that is added to that
 HASH: Final = "hash"  # some lowering that fits: for tests of a whole process
 
 
@@ -55,29 +63,72 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     Args:
         spec: The dot.
         platform: Where it will run.
-        lowering: "auto", or a name: it gives way where a transformation has left nothing to lower so.
+        lowering: "auto", "measured", or a name: it gives way where a transformation has left nothing to lower so.
         exported: Whether the program is exported: `jax.export` refuses pinned layouts, and what was tuned here is not
             asked for what may run elsewhere.
     """
     if lowering == HASH:
         return _hashed(spec, platform, exported)
-    if lowering == "direct" or (lowering != "auto" and _is_right(spec, platform, lowering)):
+    if lowering == "direct" or (lowering in LOWERINGS and _is_right(spec, platform, lowering)):
         if exported and LOWERINGS[lowering].pins:
             return Choice("direct", "as jax.export refuses pinned layouts")
         return Choice(lowering, "as asked")
     if not _can_choose(spec):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
-    found = None if exported else tuning_cache.choice(spec, platform)  # an exported program is for other machines too
+    # An exported program is for other machines too.
+    found = None if exported else tuning_cache.choice(spec, platform, measured=lowering == MEASURED)
     if found is not None and _is_right(spec, platform, found[0]):
         lowering, gain, source = found
-        return Choice(lowering, "as jbdot.tune found", gain if lowering != "direct" else None, source, "this dot")
+        return Choice(lowering, "as was measured", gain if lowering != "direct" else None, source, "this dot")
     if is_doubled(spec, platform) and min(spec.m, spec.n) > 1:  # vectors are summed, and came out right
         return Choice("evened", "as XLA doubles some sums of int8 over an odd size on GPUs (`jbdot doctor`)")
     for rule in rules.RULES.get(platform, ()):
         if rule.fits(spec) and not (exported and LOWERINGS[rule.lowering].pins):
             gain, source = rules.measured(rule)
             return Choice(rule.lowering, rule.why, gain, source, rule.measured_case(spec))
-    return Choice("direct", "as it stands: no other way is known to be faster")
+    best = surest(estimated(spec, platform, exported))
+    if best.lowering == "direct":
+        return Choice("direct", "as it stands: no other way is surely faster")
+    source = f"estimated; such estimates were off by {best.doubt:.2g} times"
+    return Choice(best.lowering, LOWERINGS[best.lowering].why, best.gain, source, "this dot")
+
+
+def estimated(spec: DotSpec, platform: str, exported: bool = False) -> tuple[Estimate, ...]:
+    """Estimates what the lowerings of a dot take that may be chosen for it; nothing but for CPUs."""
+    if platform != "cpu" or not _can_choose(spec) or not costs.knows(spec):
+        return ()
+    names = [name for name in safe(spec) if not (exported and LOWERINGS[name].pins)]
+    return costs.estimates(spec, tuple(names))
+
+
+def safe(spec: DotSpec) -> list[str]:
+    """Returns the lowerings that a CPU may get without being asked: they run, are right, and hold as much memory."""
+    fitting = (name for name in candidates(spec) if LOWERINGS[name].is_trusted(spec, "cpu"))
+    return [name for name in fitting if not (_may_be_refused(spec, name) or _swells(spec, name))]
+
+
+def _swells(spec: DotSpec, lowering: str) -> bool:
+    """Says whether it would hold far more memory than the dot: "split" has a result for each piece."""
+    wide = SPLIT_PIECES * math.prod(spec.out)
+    return lowering == "split" and wide > max(math.prod(spec.lhs), math.prod(spec.rhs))
+
+
+def _may_be_refused(spec: DotSpec, lowering: str) -> bool:
+    """Says whether XLA's CPU backend may refuse it: a batched bfloat16 dot with float32 sums that is turned around."""
+    dtype = spec.sum_dtype if lowering == "split" else spec.dtype
+    turned = lowering in ("swapped", "pinned", "split", "looped") and spec.batch > 1
+    return turned and (spec.lhs_dtype, dtype) == ("bfloat16", "float32")
+
+
+def surest(found: Sequence[Estimate]) -> Estimate:
+    """Returns the estimate that is least, "direct" unless another is less by more than it is doubted."""
+    as_it_stands = Estimate("direct", math.inf, 1.0, 1.0)
+    return min(found, key=lambda one: one.us * _margin(one), default=as_it_stands)
+
+
+def _margin(estimate: Estimate) -> float:
+    """Gives the factor that another lowering than "direct" has to be faster by."""
+    return 1.0 if estimate.lowering == "direct" else _SURE * estimate.doubt**_CAUTION
 
 
 def _is_right(spec: DotSpec, platform: str, lowering: str) -> bool:
@@ -99,7 +150,7 @@ def check(spec: DotSpec, lowering: Any) -> None:
         ValueError: There is no such lowering, or it does not fit the dot.
     """
     known(lowering)
-    broken = "" if lowering == "auto" else misfit(spec, lowering)
+    broken = "" if lowering in (AUTO, MEASURED) else misfit(spec, lowering)
     if broken:
         raise BadValue(
             f"lowering={lowering!r} must fit the contraction", f"it {broken}", 'lowering="auto" chooses one that does'
@@ -134,10 +185,12 @@ def candidates(spec: DotSpec) -> list[str]:
 
 def misfit(spec: DotSpec, lowering: str) -> str:
     """Says why a lowering cannot carry a dot out; nothing where it can."""
-    if lowering == "direct":
+    if lowering in ("direct", AUTO, MEASURED):
         return ""
     if not _can_choose(spec):
         return "needs known sizes that are not 0, operands of one dtype, and no named algorithm"
+    if spec.lhs_dtype == "bool" and lowering != "wrapped":  # else `or` and `and` would be sums and products
+        return "needs numbers"
     return LOWERINGS[lowering].misfit(spec)
 
 
@@ -146,7 +199,7 @@ def _can_choose(spec: DotSpec) -> bool:
         spec.is_static
         and spec.is_plain
         and spec.lhs_dtype == spec.rhs_dtype
-        and spec.lhs_dtype not in ("bool", "int4", "uint4", "int2", "uint2")
+        and spec.lhs_dtype not in ("int4", "uint4", "int2", "uint2")
         and kind(spec.lhs_dtype) == kind(spec.dtype)  # else lax cuts off the sum, and a lowering its operands
         and 0 not in (*spec.lhs, *spec.rhs)
     )

@@ -17,9 +17,10 @@ from jax import lax
 from jax.core import ShapedArray
 
 from jbdot.one_device import jax_internals, mark
-from jbdot.one_device.choice import Choice, chosen
+from jbdot.one_device.choice import MEASURED, Choice, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
+from jbdot.one_device.measure import measure_once
 from jbdot.one_device.path import ContractionPath
 from jbdot.one_device.reordering import reordered
 
@@ -63,7 +64,10 @@ class _Dot:
         return self._chosen(self.dot_spec.swapped)
 
     def _chosen(self, spec: DotSpec) -> Choice:
-        return chosen(spec, self.platform, self.lowering, jax_internals.is_exported(self.context))
+        exported = jax_internals.is_exported(self.context)
+        if self.lowering == MEASURED and not exported:
+            measure_once(spec, self.platform)
+        return chosen(spec, self.platform, self.lowering, exported)
 
     def lowered(self) -> Any:
         """Writes it into the program, and notes where, as long as a turned result would be lowered in another way."""

@@ -54,6 +54,7 @@ class Lowering:
         pins: Whether it holds a layout constraint, which `jax.export` refuses.
         platforms: Where it is known to be right; None for everywhere.
         is_spared: Whether it is right where XLA doubles dots (`is_doubled`): it runs none, or one of another size.
+        why: What makes it faster where it is, as a clause.
     """
 
     function: Function
@@ -61,6 +62,7 @@ class Lowering:
     pins: bool = False
     platforms: tuple[str, ...] | None = None
     is_spared: bool = False
+    why: str = ""
 
     def __call__(self, spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         """Writes a dot of these operands."""
@@ -87,6 +89,7 @@ LOWERINGS: Final[dict[str, Lowering]] = {}
 LoweringName = Literal[
     "auto",
     "direct",
+    "swapped",
     "pinned",
     "padded",
     "fused",
@@ -96,18 +99,24 @@ LoweringName = Literal[
     "split",
     "widened",
     "shifted",
+    "wrapped",
     "lanes",
     "evened",
-]  # what `lowering=` takes: a test holds it to `LOWERINGS`
+    "measured",
+]  # what `lowering=` takes: a test holds it to `NAMES`
 
 
 def _lowering(
-    needs: Need = _NOTHING, pins: bool = False, platforms: tuple[str, ...] | None = None, is_spared: bool = False
+    why: str = "",
+    needs: Need = _NOTHING,
+    pins: bool = False,
+    platforms: tuple[str, ...] | None = None,
+    is_spared: bool = False,
 ) -> Callable[[Function], Function]:
     """Registers a function as the lowering of its name."""
 
     def register(function: Function) -> Function:
-        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared)
+        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared, why)
         return function
 
     return register
@@ -124,7 +133,20 @@ def direct(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return _bound(lhs, rhs, spec.dimension_numbers, spec.precision, spec.dtype)
 
 
-@_lowering(pins=True)
+@_lowering(
+    "as a dot of rhs and lhs has operands and result lie better",
+    needs=(
+        lambda spec: spec.contraction.lhs_free != () and spec.contraction.rhs_free != (),
+        "needs a free axis on both operands: without, the order of the operands changes nothing",
+    ),
+)
+def swapped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Writes one dot of rhs and lhs, and turns its result."""
+    c = spec.contraction
+    return _ordered(direct(spec.swapped, rhs, lhs), c.batch + c.rhs_free + c.lhs_free, c.dot_out)
+
+
+@_lowering("as a dot would read an operand against the order that it lies in", pins=True)
 def pinned(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Writes one dot of operands that lie as (batch, m, k) and as (batch, k, n) or (batch, n, k).
 
@@ -144,7 +166,7 @@ def pinned(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return (_row_major(out) if pins_result else out).reshape(spec.out)
 
 
-@_lowering(needs=_NARROW_VECTOR)
+@_lowering("as the kernels for 8 and 16 bits take matrices only", needs=_NARROW_VECTOR)
 def padded(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Pads a vector to the first row of a matrix whose other rows are zero, in each batch."""
     vector, matrix, side = _vector_first(spec, lhs, rhs)
@@ -154,7 +176,7 @@ def padded(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return lax.slice_in_dim(_dot(spec, rows, matrix, order), 0, 1, axis=1).reshape(spec.out)
 
 
-@_lowering(needs=_NARROW_VECTOR)
+@_lowering("as a dot would widen the whole matrix in memory first", needs=_NARROW_VECTOR)
 def fused(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Multiplies a vector of one axis by a matrix (k, n), block by block, fused with what makes the matrix.
 
@@ -186,7 +208,10 @@ def block_rows(spec: DotSpec) -> int:
     return math.gcd(rows, 1 << max(0, (FUSED_BLOCK_ELEMENTS // spec.k).bit_length() - 1))
 
 
-@_lowering(needs=(lambda spec: spec.batch > 1, "needs a batch of over 1"))
+@_lowering(
+    "as a dot would copy or widen the whole batch in memory first",
+    needs=(lambda spec: spec.batch > 1, "needs a batch of over 1"),
+)
 def looped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Loops over blocks of the batch, so that what the backend widens to 32 bits stays in cache."""
     lhs, lhs_order = _merged(spec, lhs, "lhs", (_K_LAST, _K_FIRST))
@@ -202,7 +227,7 @@ def looped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return lax.map(one, (lhs, rhs), batch_size=block if block > 1 else None).reshape(spec.out)
 
 
-@_lowering(is_spared=True)
+@_lowering("as a dot would copy an operand, and sums of products read it as it lies", is_spared=True)
 def reduced(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Sums products as they are made, without a dot: the larger operand is read once, in its own order."""
     c = spec.contraction
@@ -219,7 +244,9 @@ def reduced(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 @_lowering(
-    needs=(lambda spec: spec.k <= MOST_UNROLLED, f"needs a contracted size of at most {MOST_UNROLLED}"), is_spared=True
+    "as kernels for matrices take longer to begin than so small sums",
+    needs=(lambda spec: spec.k <= MOST_UNROLLED, f"needs a contracted size of at most {MOST_UNROLLED}"),
+    is_spared=True,
 )
 def unrolled(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Writes a sum out, with one elementwise product for each contracted index."""
@@ -236,7 +263,10 @@ def unrolled(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return terms[0].astype(spec.dtype)
 
 
-@_lowering(needs=(lambda spec: spec.k % 2 == 0, "needs a contracted size that is a multiple of 2"))
+@_lowering(
+    "as one long sum would be left to one core",
+    needs=(lambda spec: spec.k % 2 == 0, "needs a contracted size that is a multiple of 2"),
+)
 def split(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Cuts a long contraction into pieces side by side, whose sums are added: a small result keeps every core busy."""
     pieces = math.gcd(spec.k, SPLIT_PIECES)
@@ -247,7 +277,11 @@ def split(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return _added(parts, (1,)).astype(spec.dtype).reshape(spec.out)
 
 
-@_lowering(needs=(lambda spec: spec.lhs_dtype.startswith("float8"), "needs 8-bit floats"), pins=True)
+@_lowering(
+    "as bfloat16 has a kernel, and 8-bit floats have none",
+    needs=(lambda spec: spec.lhs_dtype.startswith("float8"), "needs 8-bit floats"),
+    pins=True,
+)
 def widened(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Widens 8-bit floats to bfloat16, which holds each of them exactly and has a kernel of its own.
 
@@ -260,6 +294,7 @@ def widened(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 @_lowering(
+    "as int8 has a kernel, and uint8 has none",
     needs=(
         lambda spec: spec.lhs_dtype == "uint8" and "int" in spec.dtype and "64" not in spec.dtype,
         "needs uint8 operands and an integer result of at most 32 bits",
@@ -284,7 +319,30 @@ def shifted(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return total.astype(spec.dtype)
 
 
+def _wraps(spec: DotSpec) -> bool:
+    operand, result = jnp.dtype(spec.lhs_dtype), jnp.dtype(spec.dtype)
+    if spec.lhs_dtype == "bool":
+        return spec.dtype == "bool"
+    integers = jnp.issubdtype(operand, jnp.integer) and jnp.issubdtype(result, jnp.integer)
+    return integers and max(operand.itemsize, result.itemsize) <= 4 and spec.lhs_dtype != "int32"
+
+
 @_lowering(
+    "as int32 has a kernel, and these integers have none",
+    needs=(_wraps, "needs bool, or integers other than int32 and an integer result, of at most 32 bits"),
+)
+def wrapped(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Multiplies integers as int32, which has a kernel: sums that wrap end in the same low bits in any width.
+
+    Of bool: whether the count of products that are true is over 0.
+    """
+    wide = spec.cast("int32", "int32")
+    total = direct(wide, lhs.astype(jnp.int32), rhs.astype(jnp.int32))
+    return total != 0 if spec.dtype == "bool" else total.astype(spec.dtype)
+
+
+@_lowering(
+    "as small matrices leave most of a matrix unit and of a register empty",
     needs=(
         lambda spec: spec.k <= MOST_UNROLLED and bool(spec.contraction.batch),
         f"needs a batch, and a contracted size of at most {MOST_UNROLLED}",
@@ -306,6 +364,7 @@ def lanes(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 @_lowering(
+    "as XLA doubles some sums of int8 over an odd size on GPUs",
     needs=(
         lambda spec: spec.lhs_dtype == "int8" and spec.k > 1 and spec.k % 2 == 1,
         "needs int8 operands and an odd contracted size of over 1",

@@ -23,6 +23,8 @@ from jbdot.timing import processor
 
 VARIABLE: Final = "JBDOT_TUNED"
 
+_measured: Final[dict[str, tuple[str, float]]] = {}  # what this process timed for dots that are lowered as "measured"
+
 
 def path() -> Path | None:
     """Returns the file; None where tuning is switched off."""
@@ -33,13 +35,30 @@ def path() -> Path | None:
     return Path(cache) / "jbdot" / "tuned.jsonl"
 
 
-def choice(spec: DotSpec, platform: str) -> tuple[str, float, str] | None:
-    """Looks a dot up: (lowering, gain, where that was measured)."""
-    file, kind = path(), device_kind(platform)
-    if file is None or not kind or jax.process_count() > 1:
+def choice(spec: DotSpec, platform: str, measured: bool = False) -> tuple[str, float, str] | None:
+    """Looks a dot up: (lowering, gain, where that was measured).
+
+    Args:
+        spec: The dot.
+        platform: Where it will run.
+        measured: Whether what this process has timed for "measured" counts too.
+    """
+    kind = device_kind(platform)
+    if not kind or jax.process_count() > 1:
         return None
-    found = _read(file).get(key(spec, kind))
+    file, dot = path(), key(spec, kind)
+    found = (_measured.get(dot) if measured else None) or (_read(file).get(dot) if file is not None else None)
     return None if found is None else (found[0], found[1], f"tuned on {kind}, jax {jax.__version__}")
+
+
+def keep_measured(spec: DotSpec, platform: str, lowering: str, gain: float) -> None:
+    """Keeps what was found for a dot that is lowered as "measured": in this process, and in the file for others."""
+    kind = device_kind(platform)
+    _measured[key(spec, kind)] = lowering, gain
+    try:
+        keep(spec, kind, lowering, gain)
+    except OSError as error:
+        warnings.warn(f"jbdot: {path()} cannot be written, and what was timed is kept here only: {error}", stacklevel=2)
 
 
 def keep(spec: DotSpec, kind: str, lowering: str, gain: float) -> None:

@@ -106,7 +106,7 @@ def test_a_line_that_does_not_fit_its_dot_is_not_obeyed(monkeypatch):
     got = jax.jit(lambda x: jbdot.contract("b k, b k -> b", x, x))(x)
     np.testing.assert_allclose(got, 21 * (1 + 2**-12) ** 2, rtol=1e-6)
     assert "widened" not in str(jbdot.explain("b k, b k -> b", (8, 21), (8, 21)).lowerings["cpu"])
-    monkeypatch.setattr(tuning_cache, "choice", lambda *_: ("shifted", 9.0, "a file"))
+    monkeypatch.setattr(tuning_cache, "choice", lambda *_, **__: ("shifted", 9.0, "a file"))
     small = DotSpec((8, 4), (4, 8), "uint8", "uint8", (((1,), (0,)), ((), ())), "int32")
     assert choice.chosen(small, "cpu").lowering == "shifted"
     assert choice.chosen(small, "cuda").lowering != "shifted"  # it is not trusted there

@@ -1,4 +1,4 @@
-"""Which lowering is chosen: every rule fits its own case first, is measured, and keeps memory in bounds."""
+"""Which lowering is chosen: by what is named, measured, estimated; every rule fits its own case first."""
 
 import functools
 import json
@@ -9,9 +9,11 @@ import pytest
 from jax import lax
 from jax import numpy as jnp
 
-from benchmarks.rules import request_of
-from jbdot.one_device import rules
-from jbdot.one_device.choice import NAMES, chosen
+from benchmarks.fit import RESULTS, judged, table
+from jbdot.core.contraction import Contraction
+from jbdot.one_device import choice, costs, rules
+from jbdot.one_device.choice import NAMES, chosen, surest
+from jbdot.one_device.costs import Estimate
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
@@ -28,6 +30,12 @@ def untuned(monkeypatch):
 def ask(lhs, rhs, dtype="float32", numbers=NUMBERS, precision=None):
     x, y = (jax.ShapeDtypeStruct(shape, dtype) for shape in (lhs, rhs))
     return DotSpec.of(x, y, jax.ShapeDtypeStruct((), dtype), numbers, precision)
+
+
+def request_of(rule):
+    """The dot of a rule's case."""
+    labels, lhs, rhs, dtype = rule.case
+    return ask(lhs, rhs, dtype, Contraction.parse(labels).dimension_numbers)
 
 
 @pytest.mark.parametrize("platform", rules.RULES)
@@ -52,13 +60,68 @@ def test_every_rule_is_measured_and_gains(name):
 
 
 def test_a_gain_names_the_case_that_it_is_of():
-    arrays = "int8[64,128,128] by int8[64,128,128]"
-    spec = ask((64, 128, 128), (64, 128, 128), numbers=(((1,), (1,)), ((0,), (0,))))
-    found = chosen(spec, "cpu")
-    if found.lowering == "pinned":  # a rule that was measured on int8, and takes float32 too from jax 0.12 on
-        assert f"times faster on {arrays}, float32 was not measured (measured on" in str(found)
-    case = chosen(request_of(RULES["cpu turned"]), "cpu")
-    assert f"times faster on {arrays} (measured on" in str(case)
+    arrays = "bfloat16[8192,4,5] by bfloat16[8192,5,8]"
+    found = chosen(ask((8192, 4, 4), (8192, 4, 4)), "tpu")
+    assert f"times faster on {arrays}, float32 was not measured (estimated by" in str(found)
+    case = chosen(request_of(RULES["tpu small matrices"]), "tpu")
+    assert f"times faster on {arrays} (estimated by" in str(case)
+    estimated = chosen(ask((4096, 4, 4), (4096, 4, 4)), "cpu")
+    assert "times faster on this dot (estimated; such estimates were off by" in str(estimated)
+
+
+def test_another_lowering_than_direct_must_be_estimated_surely_faster():
+    direct = Estimate("direct", 100.0, 1.0, 1.0)
+
+    def of(us, doubt):
+        return surest((direct, Estimate("reduced", us, 100 / us, doubt))).lowering
+
+    assert [of(us, 1.0) for us in (101.0, 99.0, 97.0)] == ["direct", "direct", "reduced"]
+    assert [of(90.0, doubt) for doubt in (1.1, 4.0)] == ["reduced", "direct"]
+    two = Estimate("reduced", 50.0, 2.0, 1.2), Estimate("split", 60.0, 100 / 60, 1.2)
+    assert surest((direct, *two)).lowering == "reduced"
+    assert surest(()).lowering == "direct"
+
+
+def test_what_a_backend_may_refuse_is_not_chosen(monkeypatch):
+    """XLA's CPU backend has no batched bfloat16 dot with float32 sums that is turned around."""
+    spec = DotSpec.of(
+        jax.ShapeDtypeStruct((200, 16, 20), "bfloat16"),
+        jax.ShapeDtypeStruct((128, 5, 20, 200), "bfloat16"),
+        jax.ShapeDtypeStruct((), "float32"),
+        (((0,), (3,)), ((2,), (2,))),
+        None,
+    )
+    asked = []
+    monkeypatch.setattr(costs, "estimates", lambda spec, names: asked.extend(names) or ())
+    assert chosen(spec, "cpu").lowering == "direct"
+    assert {"direct", "reduced"} <= set(asked)
+    assert not {"swapped", "pinned", "split", "looped"} & set(asked)
+
+
+def test_an_export_is_estimated_without_pinned_layouts(monkeypatch):
+    asked = []
+    monkeypatch.setattr(costs, "estimates", lambda spec, names: asked.extend(names) or ())
+    chosen(ask((8, 64, 64), (8, 64, 64)), "cpu", exported=True)
+    assert "swapped" in asked
+    assert not any(LOWERINGS[name].pins for name in asked)
+
+
+def test_other_platforms_are_not_estimated():
+    assert choice.estimated(ask((8, 64, 64), (8, 64, 64)), "cpu")
+    assert not any(choice.estimated(ask((8, 64, 64), (8, 64, 64)), name) for name in ("cuda", "rocm", "tpu"))
+    assert not choice.estimated(ask((8, 64, 64), (8, 64, 64), "complex128"), "cpu")  # of a dtype that was never timed
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("lowerings-*.jsonl.gz")), ids=lambda path: path.name[:40])
+def test_choices_are_good_on_the_tables(path):
+    """On what was fitted, so that the bounds are wide: that the model is read as it was written."""
+    rows = table(path)[::5]
+    here = "new" if jax.__version_info__ >= (0, 12) else "old"
+    if rows[0].era != here:
+        pytest.skip(f"of the kernels of {rows[0].era} versions of JAX")
+    said = judged(rows, [chosen(row.spec, "cpu").lowering for row in rows])
+    assert said["regret"] < 1.1, said
+    assert said["gain"] > 1.2, said
 
 
 def test_what_was_seen_to_be_wrong_on_a_platform_is_not_chosen_there():
@@ -81,11 +144,12 @@ def test_a_gpu_gets_int8_of_an_odd_contracted_size_padded(numbers):
 
     assert [of(k) for k in (1, 2, 3, 4, 32, 33)] == ["direct", "direct", "evened", "direct", "direct", "evened"]
     assert of(33, m=1) == "direct"  # a vector
-    assert {of(33, platform) for platform in ("cpu", "rocm", "tpu")} == {"direct"}
+    assert {of(33, platform) for platform in ("rocm", "tpu")} == {"direct"}
+    assert "evened" not in {of(33, "cpu"), of(33, "cpu", "hash")}
     assert {of(33, dtype=dtype, out=out) for dtype, out in (("int8", "int8"), ("int32", "int32"))} == {"direct"}
     assert of(33, lowering="direct") == "direct"
     spared = {"reduced", "unrolled", "lanes", "evened"}
-    assert {of(33, lowering=name) for name in NAMES if name != "direct"} == spared
+    assert {of(33, lowering=name) for name in NAMES if name not in ("direct", "measured")} == spared
     assert of(33, lowering="hash") in spared
     assert of(33, "cpu", "pinned") == "pinned"
 
@@ -104,11 +168,23 @@ def peak_bytes(spec, lowering):
     return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", [rule.name for rule in rules.CPU])
-def test_memory_stays_in_bounds(name):
-    rule = RULES[name]
-    ratio = peak_bytes(request_of(rule), rule.lowering) / peak_bytes(request_of(rule), "direct")
-    assert ratio <= 1.5 or min(found["gain"] for found in MEASURED[name].values()) > 3, ratio
+@pytest.mark.parametrize(
+    "lowering", ["pinned", "swapped", "reduced", "unrolled", "split", "fused", "looped", "wrapped"]
+)
+def test_memory_stays_in_bounds(lowering):
+    """Where a dot is several megabytes: at most the bare dot's peak, and copies of the operands."""
+    lhs, rhs, numbers, dtype = {
+        "fused": ((256, 128, 128), (256, 128), (((2,), (1,)), ((0,), (0,))), "float16"),
+        "looped": ((256, 128, 128), (256, 128), (((1,), (1,)), ((0,), (0,))), "float16"),
+        "split": ((4096, 64), (4096, 16), (((0,), (0,)), ((), ())), "float32"),
+        "wrapped": ((256, 512), (512, 256), (((1,), (0,)), ((), ())), "int16"),
+        "unrolled": ((4096, 4, 4), (4096, 4, 4), NUMBERS, "float32"),
+        "reduced": ((4, 12, 64), (4, 2048, 12, 64), (((2,), (3,)), ((0, 1), (0, 2))), "float32"),
+    }.get(lowering, ((64, 128, 128), (64, 128, 128), (((1,), (1,)), ((0,), (0,))), "float32"))
+    spec = ask(lhs, rhs, dtype, numbers)
+    assert not choice.misfit(spec, lowering)
+    ratio = peak_bytes(spec, lowering) / peak_bytes(spec, "direct")
+    assert ratio <= (3.0 if lowering == "wrapped" else 1.7), ratio  # "wrapped" holds its operands in 32 bits
 
 
 def test_large_matrix_products_run_as_they_stand():
@@ -141,5 +217,6 @@ def test_what_only_a_dot_can_do_is_left_to_it():
 
 def test_plans_are_named_for_what_they_do():
     assert NAMES[:2] == ("auto", "direct")
-    for name in NAMES[1:]:
-        assert LOWERINGS[name].__doc__
+    for name in NAMES[1:-1]:
+        assert LOWERINGS[name].function.__doc__
+        assert LOWERINGS[name].why or name == "direct"
