@@ -30,8 +30,8 @@ class CommunicationRow:
         part: "forward", "backward" or "recomputed" (by `jax.checkpoint`, in the backward pass); empty outside of a
             gradient.
         operation: JAX's name of the operation that needs it, such as "dot_general".
-        argument: The argument of the program that is moved, such as "params['w']"; "params[*]['w']" for several that
-            are alike but for a number; empty where any other array is moved.
+        argument: The argument of the program that is moved, such as `params["w"]`; with a star for a number,
+            `params[*]["w"]`, for several that are alike but for it; empty where any other array is moved.
         array: What a device gives each time, such as "bfloat16[32,128]".
         kind: One of `jbdot.hlo.KINDS`.
         axes: Of the mesh. Of an axis that is used in part "x/2": groups of 2 along x.
