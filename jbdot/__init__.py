@@ -14,6 +14,7 @@ from jbdot.many_devices.sharding_plan import ShardingPlan, plan_sharding
 from jbdot.one_device import lowering_rule, mark, transpose_rule
 from jbdot.one_device.mark import optimize_everything
 from jbdot.one_device.optimize import optimize
+from jbdot.programs.communication import communication
 from jbdot.tensorflow import matmul
 
 __version__: str  # read off the package's metadata where it is asked for
@@ -44,6 +45,7 @@ __all__ = [
     "Explanation",
     "ShardingPlan",
     "batch_dot",
+    "communication",
     "compile_for",
     "contract",
     "dot",

@@ -12,10 +12,11 @@ counts words, and are minded here:
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 KINDS: Final = (
     "all-gather",
@@ -36,9 +37,39 @@ class NoEstimate(Unreadable):
     """The compiler left an estimate out."""
 
 
+class Frame(NamedTuple):
+    """A line of the source, and the function that it stands in; the empty string where that is not known."""
+
+    file: str
+    line: int
+    function: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """An array that a collective moves, and where in the source it is from.
+
+    Attributes:
+        shape: What a device gives, such as "bf16[32,128]".
+        given: The bytes of it.
+        op_name: JAX's name of the operation, such as "jit(step)/transpose(jvp())/dot_general"; empty where none is
+            known.
+        argument: The name of the argument of the program that the array is, where it is one.
+        frames: The lines that called for it, the innermost first.
+    """
+
+    shape: str
+    given: int
+    op_name: str = ""
+    argument: str = ""
+    frames: tuple[Frame, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """A collective operation, as one device sees it. Bytes are those of the elements, without padding.
+
+    Two are equal where they send the same in the same way, from wherever in the source they are.
 
     Attributes:
         kind: One of `KINDS`.
@@ -48,6 +79,11 @@ class Collective:
         result_bytes: What a device gets.
         times: How often it runs.
         across_slices: Whether it goes from slice to slice, over the network of the data center.
+        origins: The arrays that it moves: several where the compiler has merged collectives.
+        devices: Positions in the mesh of devices that talk: one group, or the pairs of a permutation. Empty across
+            slices.
+        beside: Whether it is started and ended apart, so that other work may run beside it.
+        is_open: Whether a loop around it has a length that is not in the text.
 
     Example:
         >>> from jbdot.hlo import Collective
@@ -63,6 +99,10 @@ class Collective:
     result_bytes: int
     times: int = 1
     across_slices: bool = False
+    origins: tuple[Origin, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    devices: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), compare=False, repr=False)
+    beside: bool = dataclasses.field(default=False, compare=False, repr=False)
+    is_open: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     @property
     def sent(self) -> int:
@@ -82,10 +122,14 @@ class Collective:
         return f"{self.times} x {self.kind} over {where}, {size}: {self.sent:,} sent each time"
 
 
-def collectives(text: str) -> tuple[Collective, ...]:
+def collectives(text: str, open_trips: int | None = None) -> tuple[Collective, ...]:
     """Finds the collectives of a compiled module, in the order of the text, each once with how often it runs.
 
     Of a conditional's branches the one that sends most counts.
+
+    Args:
+        text: The module.
+        open_trips: How many trips count of a loop whose length is not in the text; None refuses such a loop.
 
     Raises:
         Unreadable: How often a loop with collectives runs is not in the text, or a form is not known.
@@ -101,7 +145,7 @@ def collectives(text: str) -> tuple[Collective, ...]:
         >>> [str(found) for found in collectives(text)]
         ['1 x all-gather over 2 groups of 4, 64 to 256 bytes: 192 sent each time']
     """
-    module = _Module(text)
+    module = _Module(text, open_trips)
     return tuple(module.collectives(module.entry))
 
 
@@ -199,7 +243,8 @@ def _closing(text: str) -> int:
 class _Module:
     """The computations of a module, each a dict of instructions by name."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, open_trips: int | None = None) -> None:
+        self.open_trips = open_trips
         self.computations: dict[str, dict[str, _Instruction]] = {}
         self.entry = name = ""
         for line in text.splitlines():
@@ -212,6 +257,7 @@ class _Module:
         if not self.entry:
             raise Unreadable("the text has no entry computation")
         self.devices = math.prod(map(int, re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text[:10_000])))
+        self.sources = _Sources(text)
         self.callers = dict(self._loops())  # of each loop's body and condition: where the loop stands
         self.collectives = functools.cache(self._collectives)
 
@@ -255,8 +301,12 @@ class _Module:
     def _sent(self, caller: str, instruction: _Instruction) -> list[Collective]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in KINDS:
-            again = "async_collective_fusion_config" in instruction.attributes and not self._starts(caller, instruction)
-            return [] if again else [self._collective(kind, caller, instruction)]
+            is_apart = "async_collective_fusion_config" in instruction.attributes
+            if is_apart and not self._starts(caller, instruction):
+                return []
+            one = self._collective(kind, caller, instruction)
+            origins = tuple(self._origins(kind, caller, instruction))
+            return [dataclasses.replace(one, origins=origins, beside=is_apart or instruction.opcode != kind)]
         if instruction.opcode == "send":
             return self._across(caller, instruction)
         if instruction.opcode == "while":
@@ -266,8 +316,24 @@ class _Module:
         called = self._called(instruction)
         found = [one for name in called for one in self.collectives(name)]
         if any(name.startswith("all-reduce-scatter") for name in called):
-            found = [_scattered(one, _bytes(instruction.shape)) for one in found]
-        return found
+            given = _plain(self.computations[caller][instruction.operands[0]].shape)
+            found = [_scattered(one, _bytes(instruction.shape), given) for one in found]
+        return [self._called_for(self.computations[caller], instruction, one) for one in found]
+
+    def _called_for(self, body: dict[str, _Instruction], call: _Instruction, one: Collective) -> Collective:
+        """Gives a collective that has no line the one of what calls it, and the name of the argument."""
+        if all(origin.frames for origin in one.origins):
+            return one
+        op_name, frames = self.sources.of(call.attributes)
+        if not frames:
+            reading, frames = self._reader(body, call.name)
+            op_name = reading or op_name
+        argument = self._argument(body, body[call.operands[0]]) if len(call.operands) == len(one.origins) == 1 else ""
+        origins = (
+            each if each.frames else Origin(each.shape, each.given, op_name, each.argument or argument, frames)
+            for each in one.origins
+        )
+        return dataclasses.replace(one, origins=tuple(origins))
 
     def _starts(self, name: str, collective: _Instruction) -> bool:
         """Says whether a collective beside a dot starts here: it stands in the dot's fusion and where it ends, too."""
@@ -276,19 +342,80 @@ class _Module:
 
     def _looped(self, caller: str, loop: _Instruction) -> list[Collective]:
         condition, body = map(self.collectives, _parts(loop))
-        trips = self.trips(caller, loop) if condition or body else 0
+        if not condition and not body:
+            return []
+        try:
+            trips, is_open = self.trips(caller, loop), False
+        except Unreadable:
+            if self.open_trips is None:
+                raise
+            trips, is_open = self.open_trips, True
         runs = [(one, trips + 1) for one in condition] + [(one, trips) for one in body]
-        return [dataclasses.replace(one, times=one.times * times) for one, times in runs if times]
+        return [
+            dataclasses.replace(one, times=one.times * times, is_open=one.is_open or is_open)
+            for one, times in runs
+            if times
+        ]
 
     def _collective(self, kind: str, name: str, instruction: _Instruction) -> Collective:
         operands = instruction.operands[:1] if kind == "ragged-all-to-all" else instruction.operands
         given = sum(_bytes(self.computations[name][operand].shape) for operand in operands)
         if kind != "collective-permute":
-            return _of(kind, *_groups(instruction.attributes, self.devices), given)
+            group, groups = _groups(instruction.attributes, self.devices)
+            return _of(kind, group, groups, given, (_members(instruction.attributes, self.devices),))
         pairs = _PAIRS.search(instruction.attributes)
         if not pairs or "slice_sizes=" in instruction.attributes:
             raise Unreadable(f"{instruction.name} has no pairs, or sends slices of its operands")
-        return _of(kind, _senders(pairs[1], ","), 1, given)
+        return _of(kind, _senders(pairs[1], ","), 1, given, _integers(pairs[1]))
+
+    def _origins(self, kind: str, name: str, instruction: _Instruction) -> Iterator[Origin]:
+        """Says where each array of a collective is from: the parts of a tuple say it each for itself."""
+        body, operands = self.computations[name], instruction.operands
+        shapes = [body[operand].shape for operand in operands]
+        if kind in ("all-to-all", "ragged-all-to-all") and len(operands) > 1:  # parts of one array
+            pieces = shapes[:1] if kind.startswith("ragged") else shapes
+            count = f"{len(pieces)} x " if len(pieces) > 1 else ""
+            yield self._origin(body, instruction, count + _plain(shapes[0]), sum(map(_bytes, pieces)))
+            return
+        for index, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
+            part = self._part(body, instruction.name, index) if len(shapes) > 1 else None
+            origin = self._origin(body, part or instruction, _plain(shape), _bytes(shape))
+            yield dataclasses.replace(origin, argument=self._argument(body, body[operand]))
+
+    def _part(self, body: dict[str, _Instruction], name: str, index: int) -> "_Instruction | None":
+        """Returns what takes an element out of a collective's result."""
+        for line in body.values():
+            if line.opcode == "get-tuple-element" and line.operands == [name] and line.index == index:
+                return line if "op_name=" in line.attributes else None
+        return None
+
+    def _origin(self, body: dict[str, _Instruction], line: _Instruction, shape: str, given: int) -> Origin:
+        """Reads the line of an operation; of an argument, which has none, that of what reads it first."""
+        op_name, frames = self.sources.of(line.attributes)
+        if not frames:
+            reading, frames = self._reader(body, line.name)
+            op_name = reading or op_name
+        return Origin(shape, given, op_name, frames=frames)
+
+    def _argument(self, body: dict[str, _Instruction], line: _Instruction) -> str:
+        """Names the argument of the program that a value is, be it cast or laid out anew."""
+        while line.opcode != "parameter":
+            if len(line.operands) != 1 or not _is_same(line, before := body[line.operands[0]]):
+                return ""
+            line = before
+        op_name, _ = self.sources.of(line.attributes)
+        return "" if "/" in op_name else op_name
+
+    def _reader(self, body: dict[str, _Instruction], name: str) -> tuple[str, tuple[Frame, ...]]:
+        """Finds the first operation of a known line that reads a value, be it copied or taken apart before."""
+        values = {name}
+        for line in body.values():
+            if values.intersection(line.operands):
+                op_name, frames = self.sources.of(line.attributes)
+                if frames:
+                    return op_name, frames
+                values.add(line.name)
+        return "", ()
 
     def _across(self, name: str, send: _Instruction) -> list[Collective]:
         """Says what a slice sends to others, through the host; what the host itself is sent is no collective."""
@@ -383,6 +510,62 @@ def _branches(conditional: _Instruction) -> list[str]:
     return [name for several, one in found for name in _NAME.findall(several or one)]
 
 
+# The source.
+
+_OP_NAME: Final = re.compile(r'\bop_name="((?:[^"\\]|\\.)*)"')
+_FRAME: Final = re.compile(r"\bstack_frame_id=(\d+)")
+_INLINE: Final = re.compile(r'\bsource_file="([^"]*)" source_line=(\d+)')
+_ENTRY: Final = re.compile(r'^(\d+) (?:"(.*)"|\{(.*)\})$')
+_TABLES: Final = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+_NONE: Final = 0  # the number of no frame
+
+
+class _Sources:
+    """The tables at the head of a module: names of files and functions, lines, and which line called which."""
+
+    def __init__(self, text: str) -> None:
+        tables: dict[str, dict[int, str]] = {name: {} for name in _TABLES}
+        name = ""
+        for line in itertools.islice(text.splitlines(), 1, None):
+            if _HEAD.match(line):
+                break
+            if line.strip() in tables:
+                name = line.strip()
+            elif name and (entry := _ENTRY.match(line)):
+                tables[name][int(entry[1])] = entry[2] or entry[3]
+        files, functions, lines, frames = tables.values()
+        self._lines: dict[int, Frame] = {}
+        for number, written in lines.items():
+            has = _numbers(written)
+            file, function = files.get(has["file_name_id"], ""), functions.get(has["function_name_id"], "")
+            self._lines[number] = Frame(file, has["line"], function)
+        self._frames = {number: _numbers(written) for number, written in frames.items()}
+        # The first frame has no parent, whatever number is written for that: 0, or all numbers are one too high.
+        self._off = self._frames[1].get("parent_frame_id", _NONE) if 1 in self._frames else _NONE
+
+    def of(self, attributes: str) -> tuple[str, tuple[Frame, ...]]:
+        """Returns JAX's name of an operation, and its lines, the innermost first."""
+        named, at = _OP_NAME.search(attributes), _FRAME.search(attributes)
+        op_name = re.sub(r"\\(.)", r"\1", named[1]) if named else ""
+        if at:
+            return op_name, tuple(self._calls(int(at[1])))
+        inline = _INLINE.search(attributes)
+        return op_name, (Frame(inline[1], int(inline[2]), ""),) if inline else ()
+
+    def _calls(self, frame: int) -> Iterator[Frame]:
+        while frame in self._frames:
+            has = self._frames[frame]
+            if has["file_location_id"] in self._lines:
+                yield self._lines[has["file_location_id"]]
+            parent = has.get("parent_frame_id", _NONE) - self._off
+            frame = parent if parent < frame else _NONE
+
+
+def _numbers(written: str) -> dict[str, int]:
+    """Reads `a=1 b=2`."""
+    return {name: int(number) for name, number in (pair.split("=") for pair in written.split())}
+
+
 # Costs.
 
 _ESTIMATE: Final = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -446,6 +629,7 @@ _ARRAY: Final = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{[^}]*?E\((\d+)\))?")
 _BITS: Final = re.compile(r"[a-z]+?(\d+)")
 _LISTED: Final = re.compile(r"\breplica_groups=\{((?:\{[^}]*\},?)*)\}")
 _RANGE: Final = re.compile(r"\breplica_groups=\[(\d+),(\d+)\]<=")
+_RESHAPED: Final = re.compile(r"\breplica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _AXES: Final = re.compile(r"\breplica_groups=mesh\[([^\]]*)\][^{]* \{([^}]*)\}")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _ACROSS: Final = re.compile(
@@ -513,14 +697,87 @@ def _senders(pairs: str, to: str) -> int:
     return len({source for source, target in (pair.split(to) for pair in _BRACES.findall(pairs)) if source != target})
 
 
-def _of(kind: str, group: int, groups: int, given: int) -> Collective:
+def _members(attributes: str, devices: int) -> tuple[int, ...]:
+    """Returns the first group of devices that is written."""
+    if found := _RESHAPED.search(attributes):
+        count, size, sizes, order = found.groups()
+        shape = [int(each) for each in sizes.split(",")]
+        axes = [int(each) for each in order.split(",")] if order else list(range(len(shape)))
+        return tuple(itertools.islice(_turned(shape, axes), int(size))) if int(count) else ()
+    if found := _AXES.search(attributes):
+        names = [pair.split("=") for pair in found[1].split(",")]
+        sizes = [int(size) for _, size in names]
+        cut = {axis.split(":")[0]: axis for axis in found[2].split(",") if axis}
+        order = _order(found[0])
+        return tuple(order[at] if order else at for at in _along(sizes, [cut.get(name) for name, _ in names]))
+    listed = _LISTED.search(attributes)
+    return _integers(listed[1])[0] if listed and listed[1] else tuple(range(devices))
+
+
+def _order(mesh: str) -> list[int]:
+    """Reads the devices of a mesh that does not count them in order, listed or as a range that is turned."""
+    if found := re.search(r"device_ids=\(([\d,]+)\)", mesh):
+        return [int(device) for device in found[1].split(",")]
+    if found := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", mesh):
+        shape = [int(size) for size in found[1].split(",")]
+        return list(
+            _turned(shape, [int(axis) for axis in found[2].split(",")] if found[2] else list(range(len(shape))))
+        )
+    return []
+
+
+def _turned(shape: list[int], axes: list[int]) -> Iterator[int]:
+    """Counts through an array of these sizes, its axes in another order."""
+    strides = [math.prod(shape[axis + 1 :]) for axis in axes]
+    for place in itertools.product(*(range(shape[axis]) for axis in axes)):
+        yield sum(at * stride for at, stride in zip(place, strides, strict=True))
+
+
+def _along(sizes: list[int], cut: list[str | None]) -> Iterator[int]:
+    """Gives the group of a mesh's first device: along axes, `'x'`, or along parts of them, `'x':(2)4`."""
+    steps: list[list[int]] = []
+    for axis, (size, entry) in enumerate(zip(sizes, cut, strict=True)):
+        stride = math.prod(sizes[axis + 1 :])
+        if entry and ":(" in entry:
+            before, part = (int(number) for number in entry.partition(":(")[2].split(")"))
+            stride, size = stride * (size // before // part), part
+        steps.append([at * stride for at in range(size)] if entry else [0])
+    return map(sum, itertools.product(*steps))
+
+
+def _integers(listed: str) -> tuple[tuple[int, ...], ...]:
+    """Reads `{0,1},{2,3}`."""
+    return tuple(tuple(int(number) for number in one.split(",")) for one in _BRACES.findall(listed))
+
+
+def _plain(shape: str) -> str:
+    """Writes an array's shape without its layout.
+
+    Example:
+        >>> _plain("bf16[32,128]{1,0:T(8,128)(2,1)S(1)}")
+        'bf16[32,128]'
+    """
+    return " ".join(f"{dtype}[{sizes}]" for dtype, sizes, _ in _ARRAY.findall(shape))
+
+
+def _is_same(line: _Instruction, before: _Instruction) -> bool:
+    """Says whether an operation gives what it is given, in another dtype or layout; of a fusion by its sizes."""
+    if line.opcode != "fusion":
+        return line.opcode in _UNCHANGED
+    return math.prod(_sizes(line.shape)) == math.prod(_sizes(before.shape)) and "convert" in line.name
+
+
+def _of(kind: str, group: int, groups: int, given: int, devices: tuple[tuple[int, ...], ...] = ()) -> Collective:
     """Reads a collective with the bytes of its result."""
     got = {"all-gather": given * group, "reduce-scatter": given // max(1, group)}.get(kind, given)
-    return Collective(kind, group, groups, given, got)
+    return Collective(kind, group, groups, given, got, devices=devices)
 
 
-def _scattered(one: Collective, result_bytes: int) -> Collective:
-    """Returns the reduce-scatter that a fusion named `all-reduce-scatter` is."""
+def _scattered(one: Collective, result_bytes: int, shape: str) -> Collective:
+    """Returns the reduce-scatter that a fusion named `all-reduce-scatter` is, of what the fusion is given."""
     if one.kind != "all-reduce" or result_bytes * one.group != one.operand_bytes:
         raise Unreadable(f"a scatter of {one.operand_bytes} bytes over {one.group} gives {result_bytes}")
-    return dataclasses.replace(one, kind="reduce-scatter", result_bytes=result_bytes)
+    origins = one.origins
+    if len(origins) == 1:  # within it the array has another shape
+        origins = (dataclasses.replace(origins[0], shape=shape),)
+    return dataclasses.replace(one, kind="reduce-scatter", result_bytes=result_bytes, origins=origins)

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from jbdot.hlo import Collective, NoEstimate, Unreadable, bytes_sent, collectives, dot_flops, estimated_cycles
+from jbdot.hlo import (
+    Collective,
+    Frame,
+    NoEstimate,
+    Origin,
+    Unreadable,
+    bytes_sent,
+    collectives,
+    dot_flops,
+    estimated_cycles,
+)
 
 FOLDER = Path(__file__).parent / "data" / "hlo"
 PART = 64 * 1024 * 2
@@ -223,3 +233,119 @@ def test_an_estimate_below_zero_is_none():
     text = (FOLDER / "tpu-loops.txt").read_text().replace('"2679"', f'"{2**64 - 1}"')
     with pytest.raises(NoEstimate, match="estimates -1 cycles"):
         estimated_cycles(text)
+
+
+# Where in the source a collective is from.
+
+TABLES = """HloModule jit_step, num_partitions=8
+
+FileNames
+1 "/home/me/model.py"
+2 "/home/me/train.py"
+
+FunctionNames
+1 "Model.layer"
+2 "step"
+
+FileLocations
+1 {file_name_id=2 function_name_id=2 line=30 end_line=30 column=4 end_column=9}
+2 {file_name_id=1 function_name_id=1 line=7 end_line=7 column=4 end_column=9}
+3 {file_name_id=1 function_name_id=1 line=8 end_line=8 column=4 end_column=9}
+
+StackFrames
+1 {file_location_id=1 PARENT_1}
+2 {file_location_id=2 PARENT_2}
+3 {file_location_id=3 PARENT_2}
+
+ENTRY %main (a: f32[8,4], b: f32[8,4]) -> f32[8] {
+  %a = f32[8,4]{1,0} parameter(0), metadata={op_name="params[\\'a\\']"}
+  %b = f32[8,4]{1,0} parameter(1), metadata={op_name="params[\\'b\\']"}
+  %same = bf16[8,4]{1,0} convert(%a), metadata={op_name="jit(step)/convert" stack_frame_id=2}
+  %gathered = bf16[32,4]{1,0} all-gather(%same), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %turned = bf16[32,4]{0,1} copy(%gathered)
+  %read = f32[8,4]{1,0} dot(%turned, %b), metadata={op_name="jit(step)/jvp()/dot_general" stack_frame_id=3}
+  %sums = (f32[8,4]{1,0}, f32[8,4]{1,0}) all-reduce(%read, %b), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add, metadata={op_name="jit(step)/both" stack_frame_id=2}
+  %first = f32[8,4]{1,0} get-tuple-element(%sums), index=0, metadata={op_name="jit(step)/one" stack_frame_id=3}
+  %second = f32[8,4]{1,0} get-tuple-element(%sums), index=1
+  ROOT %end = f32[8]{0} all-gather(%second), replica_groups=mesh['x'=4,'y'=2] {'y'}, dimensions={0}, metadata={op_name="jit(step)/inline" source_file="/home/me/old.py" source_line=5}
+}
+"""  # noqa: E501
+LAYER, NEXT = Frame("/home/me/model.py", 7, "Model.layer"), Frame("/home/me/model.py", 8, "Model.layer")
+STEP = Frame("/home/me/train.py", 30, "step")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_collective_says_for_which_lines_it_is(first):
+    """Some jaxlib count parents from one, where the first frame is its own."""
+    text = TABLES.replace("PARENT_1", f"parent_frame_id={first}").replace("PARENT_2", f"parent_frame_id={1 + first}")
+    gathered, sums, end = collectives(text)
+    assert gathered.origins == (Origin("bf16[8,4]", 64, "jit(step)/jvp()/dot_general", "params['a']", (NEXT, STEP)),)
+    assert gathered.devices == ((0, 2, 4, 6),)
+    assert sums.origins == (
+        Origin("f32[8,4]", 128, "jit(step)/one", "", (NEXT, STEP)),
+        Origin("f32[8,4]", 128, "jit(step)/both", "params['b']", (LAYER, STEP)),  # its own part says nothing
+    )
+    assert sums.devices == ((0, 1),)
+    assert end.origins[0].frames == (Frame("/home/me/old.py", 5, ""),)
+    assert end.devices == ((0, 1),)
+
+
+def test_what_is_the_same_but_for_its_line_is_equal():
+    assert Collective("all-gather", 4, 4, 8, 32, origins=(Origin("f32[2]", 8),)) == Collective(
+        "all-gather", 4, 4, 8, 32
+    )
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", (0, 1, 2, 3)),
+        ("[2,4]<=[8]", (0, 1, 2, 3)),
+        ("[2,4]<=[4,2]T(1,0)", (0, 2, 4, 6)),
+        ("mesh['x'=2,'y'=4] {'y'}", (0, 1, 2, 3)),
+        ("mesh['x'=2,'y'=4] {'x'}", (0, 4)),
+        ("mesh[x=2,y=2,z=2], device_ids=(7,6,5,4,3,2,1,0) {x,z}", (7, 6, 3, 2)),
+        ("mesh[x=4,y=2], device_ids=([2,4]T(1,0)) {x}", (0, 1, 2, 3)),
+        ("mesh['x'=8] {'x':(2)4}", (0, 1, 2, 3)),
+        ("mesh['x'=8] {'x':(1)2}", (0, 4)),
+        ("{}", (0, 1, 2, 3, 4, 5, 6, 7)),
+    ],
+)
+def test_which_devices_talk(groups, devices):
+    (found,) = collectives(entry(f"%g = bf16[8,64]{{1,0}} all-reduce(%x), replica_groups={groups}, to_apply=%add"))
+    assert [sorted(each) for each in found.devices] == [sorted(devices)]
+
+
+def test_a_group_has_as_many_devices_as_it_says():
+    """Whatever way it is written in."""
+    read = 0
+    for path in FOLDER.glob("*.txt"):
+        try:
+            found = collectives(path.read_text(), open_trips=1)
+        except Unreadable:
+            continue
+        for one in found:
+            if one.across_slices:
+                assert one.devices == ()
+            elif one.kind == "collective-permute":
+                assert len({source for source, target in one.devices if source != target}) == one.group
+            else:
+                ((*group,),) = one.devices
+                assert len(set(group)) == one.group
+            read += 1
+    assert read > 20
+
+
+def test_work_runs_beside_what_is_started_and_ended_apart():
+    assert {one.beside for one in collectives((FOLDER / "tpu-beside-a-dot.txt").read_text())} == {True, False}
+    assert not any(one.beside for one in collectives((FOLDER / "tpu-all-to-all.txt").read_text()))
+
+
+def test_a_loop_of_unknown_length_counts_as_often_as_is_said():
+    text = (FOLDER / "tpu-loop-unknown.txt").read_text()
+    with pytest.raises(Unreadable):
+        collectives(text)
+    once, thrice = (collectives(text, open_trips=trips) for trips in (1, 3))
+    assert [one.times for one in once] == [2, 1]  # the condition once more than the body
+    assert [one.times for one in thrice] == [4, 3]
+    assert all(one.is_open for one in once)

@@ -14,7 +14,7 @@ import importlib.metadata
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
 import jax
@@ -50,6 +50,7 @@ class Compiled:
         temp_bytes: Of all that is between.
         compile_s: Seconds.
         text: The compiled module.
+        alias_bytes: Of results that take the place of donated arguments.
     """
 
     topology: str
@@ -63,6 +64,7 @@ class Compiled:
     temp_bytes: int
     compile_s: float
     text: str = dataclasses.field(repr=False)
+    alias_bytes: int = 0
 
     @functools.cached_property
     def collectives(self) -> tuple[hlo.Collective, ...]:
@@ -155,6 +157,19 @@ class Compiler:
         mesh = next((x.sharding.mesh for x in jax.tree.leaves(args) if x.sharding), None)
         shardings = {} if out is None else {"out_shardings": _placed(out, mesh)}
         traced = cast(Any, jax.jit(function, keep_unused=True, **shardings)).trace(*args)
+        return self.compile_traced(traced, jax.tree.leaves(args), mesh)
+
+    def compile_traced(self, traced: Any, args: Sequence[jax.ShapeDtypeStruct], mesh: Any) -> Compiled:
+        """Compiles what `jax.jit(function, keep_unused=True).trace` gives.
+
+        Args:
+            traced: The program.
+            args: All its arguments in order, as `jax.ShapeDtypeStruct`s.
+            mesh: What it runs over; None for one device.
+
+        Raises:
+            ValueError, RuntimeError: As of `compile`.
+        """
         lowered = traced.lower(lowering_platforms=(self.platform,))
         results, structure = jax.tree.flatten(lowered.out_info)
         task = {
@@ -162,7 +177,7 @@ class Compiler:
             "num_slices": self.num_slices,
             "mesh": mesh and (tuple(mesh.axis_names), tuple(mesh.axis_sizes)),
             "module": _bytecode(lowered),
-            "args": list(map(_described, jax.tree.leaves(args))),
+            "args": list(map(_described, args)),
             "results": list(map(_described, results)),
         }
         try:

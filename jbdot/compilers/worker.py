@@ -71,6 +71,7 @@ def _compiled(
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
+        "alias_bytes": memory.alias_size_in_bytes,
         "compile_s": round(time.perf_counter() - start, 3),
         "text": text,
     }

@@ -16,6 +16,7 @@ FLOORS = (
     ("hardware", "one_device", "compilers"),
     ("devices",),
     ("many_devices",),
+    ("programs",),
     ("calls",),
     ("keras", "keras_tf1", "mxnet", "tensorflow", "theano", "torch"),
     ("__init__",),
@@ -98,8 +99,8 @@ def test_no_files_import_one_another_in_a_circle():
     assert not left
 
 
-def test_at_most_twenty_things_stand_at_the_top():
-    assert len([path for path in HOUSE.iterdir() if path.name != "__pycache__"]) <= 20
+def test_at_most_twenty_one_things_stand_at_the_top():
+    assert len([path for path in HOUSE.iterdir() if path.name != "__pycache__"]) <= 21
 
 
 @pytest.mark.parametrize("name", jbdot.__all__)
