@@ -23,7 +23,7 @@ AUTO: Final = "auto"
 MEASURED: Final = "measured"  # as "auto", but what is not known yet of a dot is timed when it is lowered
 NAMES: Final = (AUTO, *LOWERINGS, MEASURED)
 _SURE: Final = 1.02  # times faster than "direct" that a lowering has to be estimated at least
-_CAUTION: Final = 0.25  # the part of an estimate's doubt that is added to that
+_CAUTION: Final = 0.5  # the part of an estimate's doubt that is added to that
 HASH: Final = "hash"  # some lowering that fits: for tests of a whole process
 
 

@@ -137,16 +137,57 @@ def test_a_sum_of_another_kind_is_cut_at_the_end(labels, dtype, out):
     assert np.all(found == (-12 if "complex" in dtype else 9))
 
 
+INTEGERS = (
+    *(
+        ("int8", "int8"),
+        ("int8", "int16"),
+        ("int8", "int32"),
+        ("int8", "uint32"),
+        ("uint8", "uint8"),
+        ("uint8", "int32"),
+    ),
+    *(("int16", "int16"), ("int16", "int32"), ("uint16", "uint16"), ("uint32", "uint32"), ("bool", "bool")),
+)
+
+
+@pytest.mark.parametrize(("dtype", "out"), INTEGERS)
+@pytest.mark.parametrize("labels", ["bmk,bkn->bmn", "km,nk->mn", "bk,bk->b"])
+def test_integers_of_any_width_wrap_alike(labels, dtype, out):
+    """Full range, so that sums and products wrap; NumPy's in the result's own width."""
+    sizes = {"b": 2, "m": 3, "n": 4, "k": 40}
+    lhs_labels, rhs_labels = labels.split("->")[0].split(",")
+    rng = np.random.default_rng(0)
+
+    def draw(of):
+        shape = [sizes[label] for label in of]
+        if dtype == "bool":
+            return rng.random(shape) < 0.1
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+    x, y = draw(lhs_labels), draw(rhs_labels)
+    spec, *_ = ask(labels, dtype, out, sizes=sizes)
+    got = jax.jit(functools.partial(LOWERINGS["wrapped"], spec))(x, y)
+    wide = np.einsum(labels, x.astype("int64"), y.astype("int64"))
+    assert got.dtype == out
+    np.testing.assert_array_equal(got, wide > 0 if out == "bool" else wide.astype(out))
+    np.testing.assert_array_equal(got, LOWERINGS["direct"](spec, jnp.asarray(x), jnp.asarray(y)))
+
+
 def test_what_a_lowering_needs():
     matrices, *_ = ask("mk,kn->mn", "float32")
-    assert candidates(matrices) == ["direct", "pinned", "reduced", "unrolled", "split"]
+    assert candidates(matrices) == ["direct", "swapped", "pinned", "reduced", "unrolled", "split"]
+    assert "free axis on both" in misfit(ask("mk,k->m", "float32")[0], "swapped")
+    assert "needs numbers" in misfit(ask("mk,kn->mn", "bool")[0], "reduced")
+    assert candidates(ask("mk,kn->mn", "bool")[0]) == ["direct", "wrapped"]
+    assert "at most 32 bits" in misfit(
+        DotSpec((2, 3), (3, 2), *("int64",) * 2, (((1,), (0,)), ((), ())), "int64"), "wrapped"
+    )
     assert "vector" in misfit(matrices, "padded")
     assert "batch" in misfit(matrices, "looped")
     odd, *_ = ask("mk,kn->mn", "float32", sizes=SIZES | {"k": 65})
     assert "at most 64" in misfit(odd, "unrolled")
     assert "multiple of 2" in misfit(odd, "split")
     unlike = (
-        ask("mk,kn->mn", "bool"),
         ask("mk,kn->mn", "float32", "bool"),
         ask("mk,kn->mn", "float32", sizes=SIZES | {"m": 0}),
     )
