@@ -5,6 +5,7 @@ import contextlib
 from jbdot import keras, keras_tf1, mxnet, tensorflow, theano, torch
 from jbdot.calls.contract import contract, dot_general
 from jbdot.calls.explanation import Explanation, explain
+from jbdot.calls.ragged_dot import ragged_dot
 from jbdot.calls.sharded import sharded
 from jbdot.calls.tuning import tune
 from jbdot.compilers.compiled import compile_for
@@ -58,6 +59,7 @@ __all__ = [
     "optimize",
     "optimize_everything",
     "plan_sharding",
+    "ragged_dot",
     "sharded",
     "tensorflow",
     "theano",

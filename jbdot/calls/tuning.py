@@ -84,7 +84,8 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
             raise BadValue("seconds must be a number above 0", f"seconds={seconds!r}")
         if not callable(function):
             raise BadType("function must be callable, a Contraction or its string", f"got a {type(function).__name__}")
-        found = list(dict.fromkeys(row.dot_spec for row in optimize(function).report(*args)))
+        specs = (row.dot_spec for row in optimize(function).report(*args))
+        found = list(dict.fromkeys(spec for spec in specs if isinstance(spec, DotSpec)))
         if not found:
             raise BadValue("the call must hold a dot of dense arrays", "its jaxpr has none")
     except Refusal as refusal:

@@ -248,6 +248,14 @@ def source(equation: Any) -> str:
     return source_info_util.summarize(equation.source_info)
 
 
+@_contract(None)
+def ragged_dot_primitive() -> Any:
+    """Returns the primitive of `lax.ragged_dot` and `lax.ragged_dot_general`."""
+    from jax._src.lax import lax
+
+    return lax.ragged_dot_general_p
+
+
 def primitive(name: str) -> Any:
     """Makes a new JAX primitive."""
     try:

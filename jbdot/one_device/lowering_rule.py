@@ -16,12 +16,13 @@ import jax
 from jax import lax
 from jax.core import ShapedArray
 
-from jbdot.one_device import jax_internals, mark
+from jbdot.one_device import jax_internals, mark, ragged
 from jbdot.one_device.choice import MEASURED, Choice, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 from jbdot.one_device.measure import measure_once
 from jbdot.one_device.path import ContractionPath
+from jbdot.one_device.ragged import RaggedSpec
 from jbdot.one_device.reordering import reordered
 
 _WIDE: Final = ("float64", "complex128", "int64", "uint64")
@@ -159,6 +160,25 @@ def _lower_transpose(context: Any, x: Any, *, before: Any, platform: str | None,
     return [dot.lowered_turned()]
 
 
+def _lower_ragged(
+    context: Any, lhs: Any, rhs: Any, sizes: Any, *, before: Any, platform: str | None, **params: Any
+) -> Any:
+    lowering = mark.of(jax_internals.metadata_of_lowered(context))
+    where = platform or jax_internals.platform(context)
+    if lowering == "direct" or not jax_internals.is_local(context) or jax_internals.is_in_kernel():
+        return before(context, lhs, rhs, sizes, **params)
+    spec, choice = ragged.decided(context.avals_in, context.avals_out[0], params, where, lowering)
+    if choice.lowering == "direct":
+        return before(context, lhs, rhs, sizes, **params)
+
+    def run(spec: RaggedSpec, *operands: Any) -> Any:
+        with jax.named_scope(f"ragged_dot.{choice.lowering}"):
+            return ragged.grouped(spec, *operands)
+
+    operands = (*_typed(spec.dot, lhs, rhs), (sizes, spec.sizes, spec.sizes_dtype))
+    return _traced(context, run, operands, spec, mark.marked("auto"), spec.dot.dtype)  # its dots are chosen for
+
+
 def _written(context: Any, choice: Choice, spec: DotSpec, lhs: Any, rhs: Any) -> Any:
     """Writes a lowering into the program, in a scope that profiles show: its steps once for all equal dots."""
 
@@ -220,3 +240,5 @@ def install() -> None:
     if jax_internals.lowered_by(_steps_p, _lower_steps):
         jax_internals.put_before(lax.dot_general_p, _lower_dot)
         jax_internals.put_before(lax.transpose_p, _lower_transpose)
+        if jax_internals.ragged_dot_primitive() is not None:
+            jax_internals.put_before(jax_internals.ragged_dot_primitive(), _lower_ragged)

@@ -13,16 +13,16 @@ from jax import numpy as jnp
 from jbdot.core.contraction import Contraction
 from jbdot.core.errors import array_text
 from jbdot.core.text import number_text, paragraph, table
-from jbdot.one_device import jax_internals, mark
+from jbdot.one_device import jax_internals, mark, ragged
 from jbdot.one_device.choice import PLATFORMS, Choice, chosen
 from jbdot.one_device.dot_spec import DotSpec
+from jbdot.one_device.ragged import RaggedSpec
 from jbdot.one_device.reordering import reordered
 
 # What multiplies and is left alone: by name, as JAX has them.
 _ALONE: Final = {
     "conv_general_dilated": "convolution",
     "ragged_dot_general": "ragged_dot",
-    "ragged_dot": "ragged_dot",
     "scaled_matmul": "scaled_matmul",
     "bcoo_dot_general": "sparse dot",
     "bcoo_spdot_general": "sparse dot",
@@ -51,13 +51,13 @@ class ReportRow:
             JAX does not know.
         times: How often a call runs it: the lengths of the scans around it, multiplied. None in a while loop, and
             where a solver decides. Every branch of a cond counts as if taken.
-        dot_spec: Its sizes, dtypes and precision.
+        dot_spec: Its sizes, dtypes and precision; of a `lax.ragged_dot` with its groups.
         choice: The lowering, why, and what it gains.
     """
 
     source: str
     times: int | None
-    dot_spec: DotSpec
+    dot_spec: DotSpec | RaggedSpec
     choice: Choice
 
     @property
@@ -248,6 +248,8 @@ def _found(jaxpr: Any, platform: str, times: int | None = 1, source: str = "") -
                 yield ReportRow(at, times, spec, chosen(spec, platform, _lowering(equation)))
         elif equation.primitive is lax.dot_general_p:
             yield ReportRow(at, times, *_decided(equation, transposes, first.get(id(equation.outvars[0])), platform))
+        elif name == "ragged_dot_general" and (decided := _ragged(equation, platform))[1].lowering != "direct":
+            yield ReportRow(at, times, *decided)
         elif name in _SEALED or name in _ALONE:
             yield Alone(_SEALED.get(name) or _ALONE[name], at, times, _flops(equation))
         else:
@@ -276,6 +278,11 @@ def _decided(equation: Any, transposes: dict[int, Any], reader: Any, platform: s
     return written, chosen(spec, platform, lowering)
 
 
+def _ragged(equation: Any, platform: str) -> tuple[RaggedSpec, Choice]:
+    operands, out = (variable.aval for variable in equation.invars), equation.outvars[0].aval
+    return ragged.decided(operands, out, equation.params, platform, _lowering(equation))
+
+
 def _lowering(equation: Any) -> str:
     return mark.of(jax_internals.metadata_of(equation.ctx))
 
@@ -287,9 +294,8 @@ def _flops(equation: Any) -> int | None:
         case "conv_general_dilated":
             out_features = equation.params["dimension_numbers"].rhs_spec[0]
             return 2 * math.prod(shapes[2]) * math.prod(shapes[1]) // max(1, shapes[1][out_features])
-        case "ragged_dot_general" | "ragged_dot":
-            (lhs_contracting, _), _ = equation.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-            return 2 * math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in lhs_contracting)
+        case "ragged_dot_general":
+            return _ragged(equation, "")[0].flops
         case _:
             said = equation.params.get("cost_estimate")
             return getattr(said, "flops", None)

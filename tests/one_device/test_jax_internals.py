@@ -200,6 +200,13 @@ def test_jbdot_rule_stands_before_jaxs_own():
     )
 
 
+def test_ragged_dot_primitive():
+    rows, matrices, sizes = jnp.ones((3, 4)), jnp.ones((2, 4, 2)), jnp.array([1, 2])
+    (equation,) = jax.make_jaxpr(lax.ragged_dot)(rows, matrices, sizes).eqns
+    assert equation.primitive is jax_internals.ragged_dot_primitive()
+    assert equation.primitive.name == "ragged_dot_general"
+
+
 def test_what_is_of_no_line():
     def f(x):
         with jax_internals.of_no_line():
