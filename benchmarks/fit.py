@@ -2,8 +2,8 @@
 
 Needs CatBoost beside jbdot's extras (`pip install catboost`): nothing that jbdot needs to run. Tables are those of
 results/lowerings-MACHINE-jax-VERSION.jsonl.gz, made by `python -m benchmarks.regret --table`: a random contraction a
-line, with the microseconds of every lowering. JAX before 0.12 and from then on are fitted apart. Before it writes, it
-says how well such trees choose on what was kept back: a fifth of the rows in turn, and each whole machine in turn.
+line, with the microseconds of every lowering. JAX before 0.12 and from then on are two eras. Before it writes, it says
+how well such trees choose on what was kept back: a part of the rows in turn, and each whole machine in turn.
 """
 
 import argparse
@@ -28,10 +28,12 @@ from jbdot.one_device.dot_spec import DotSpec
 
 RESULTS: Final = Path(__file__).parent / "results"
 JUDGED: Final = RESULTS / "fit.json"
-TREES, LEVELS, RATE = 250, 6, 0.08
+TREES, LEVELS, RATE = 200, 6, 0.1
 RANGE: Final = (-3.0, 2.0)  # of logarithms that are fitted: beyond, a lowering is as good or as bad as it gets
 FEWEST: Final = 30  # timings of a lowering, below which it is left out
-FOLDS: Final = 5
+FOLDS: Final = 4
+KEPT_BACK: Final = "other rows of all"
+NEW, OLD = "new", "old"  # from jax 0.12, and before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def spec_of(row: dict[str, Any]) -> DotSpec:
 def table(path: Path) -> list[Timed]:
     """Reads a table; its name says the machine and the version of JAX."""
     machine, _, version = path.name.removeprefix("lowerings-").removesuffix(".jsonl.gz").rpartition("-jax-")
-    era = "new" if tuple(map(int, version.split(".")[:2])) >= (0, 12) else "old"
+    era = NEW if tuple(map(int, version.split(".")[:2])) >= (0, 12) else OLD
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     rows = (json.loads(line) for line in lines)
     return [
@@ -76,7 +78,7 @@ def table(path: Path) -> list[Timed]:
 
 def fitted(rows: Sequence[Timed]) -> dict[str, Any]:
     """Fits trees for each lowering that was timed often enough, and for the time of "direct"."""
-    x = np.stack([features(row.spec) for row in rows])
+    x = np.stack([features(row.spec, row.era == NEW) for row in rows])
     targets = {TIME: np.log([row.us["direct"][1] for row in rows])}
     for name in sorted({name for row in rows for name in row.us} - {"direct"}):
         over = [row.us[name][1] / row.us["direct"][1] if name in row.us else math.nan for row in rows]
@@ -128,7 +130,7 @@ def doubts_of(trees: Trees, rows: Sequence[Timed]) -> dict[str, float]:
     """The root mean square of what logarithms were off by, on rows that were not fitted."""
     errors: dict[str, list[float]] = {name: [] for name in trees.names}
     for row in rows:
-        for name, log in zip(trees.names, trees(features(row.spec)), strict=True):
+        for name, log in zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True):
             if name == TIME:
                 errors[name].append(log - math.log(row.us["direct"][1]))
             elif name in row.us:
@@ -140,7 +142,7 @@ def choices(trees: Trees, rows: Iterable[Timed]) -> list[str]:
     """What `auto` would take of each row by these trees."""
     found: list[str] = []
     for row in rows:
-        logs = dict(zip(trees.names, trees(features(row.spec)), strict=True))
+        logs = dict(zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True))
         estimates = [
             Estimate(
                 name,
@@ -170,12 +172,12 @@ def judged(rows: Sequence[Timed], chosen: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], dict[str, tuple[list[Timed], list[str]]]]:
-    """Fits four fifths in turn: doubts, and what would be chosen of each machine's rows."""
+def kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], dict[tuple[str, str], tuple[list[Timed], list[str]]]]:
+    """Fits all but a part, in turn: doubts, and what would be chosen of the rows of each machine and era."""
     order = random.Random(0).sample(range(len(rows)), len(rows))
     parts = [[rows[at] for at in order[fold::FOLDS]] for fold in range(FOLDS)]
     squares: dict[str, list[float]] = {}
-    found: dict[str, tuple[list[Timed], list[str]]] = {}
+    found: dict[tuple[str, str], tuple[list[Timed], list[str]]] = {}
     fits = [fitted([row for other in range(FOLDS) if other != fold for row in parts[other]]) for fold in range(FOLDS)]
     for part, fit in zip(parts, fits, strict=True):
         for name, doubt in doubts_of(trees_of(fit, {}), part).items():
@@ -183,7 +185,7 @@ def kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], dict[str, tuple[
     doubts = {name: math.sqrt(statistics.mean(all_squares)) for name, all_squares in squares.items()}
     for part, fit in zip(parts, fits, strict=True):
         for row, name in zip(part, choices(trees_of(fit, doubts), part), strict=True):
-            mine, names = found.setdefault(row.machine, ([], []))
+            mine, names = found.setdefault((row.era, row.machine), ([], []))
             mine.append(row)
             names.append(name)
     return doubts, found
@@ -200,27 +202,27 @@ def main() -> None:
         rich.console.Console(),
         rich.table.Table("jax", "fitted on", "judged on", "cases", "regret", "gain", "over 1.3", "slower"),
     )
-    stored: dict[str, Any] = {"machines": sorted({row.machine for row in rows})}
-    kept: list[dict[str, Any]] = []
-    for era in sorted({row.era for row in rows}):
-        mine = [row for row in rows if row.era == era]
-        doubts, found = kept_back(mine)
-        machines = sorted(found)
-        lines = [("four fifths of all", name, judged(*found[name])) for name in machines]
-        for name in machines if len(machines) > 1 else ():
-            others, held = [row for row in mine if row.machine != name], [row for row in mine if row.machine == name]
-            lines.append(("the others", name, judged(held, choices(trees_of(fitted(others), doubts), held))))
-        kept += [{"jax": era, "fitted on": on, "judged on": name} | said for on, name, said in lines]
-        for fitted_on, name, said in lines:
-            numbers = (f"{said['regret']:.3f}", f"{said['gain']:.3f}", f"{said['over 1.3']:.1%}", str(said["slower"]))
-            printed.add_row(era, fitted_on, name, str(said["cases"]), *numbers)
-        parts = fitted(mine)
-        parts["doubts"] = [doubts.get(name, 1.0) for name in parts["names"]]
-        stored |= {f"{era} {part}": np.asarray(value) for part, value in parts.items()}
+    doubts, found = kept_back(rows)
+    said = [
+        {"jax": era, "fitted on": KEPT_BACK, "judged on": name} | judged(*one)
+        for (era, name), one in sorted(found.items())
+    ]
+    machines = sorted({row.machine for row in rows})
+    for name in machines if len(machines) > 1 else ():
+        fit = fitted([row for row in rows if row.machine != name])
+        for era in sorted({row.era for row in rows if row.machine == name}):
+            held = [row for row in rows if (row.machine, row.era) == (name, era)]
+            over = judged(held, choices(trees_of(fit, doubts), held))
+            said.append({"jax": era, "fitted on": "the other machine", "judged on": name} | over)
+    for row in said:
+        numbers = (f"{row['regret']:.3f}", f"{row['gain']:.3f}", f"{row['over 1.3']:.1%}", str(row["slower"]))
+        printed.add_row(row["jax"], row["fitted on"], row["judged on"], str(row["cases"]), *numbers)
+    parts = fitted(rows)
+    parts |= {"doubts": [doubts.get(name, 1.0) for name in parts["names"]], "machines": machines}
     console.print(printed)
     if not options.no_save:
-        np.savez_compressed(FILE, **stored)
-        JUDGED.write_text(json.dumps(kept, indent=1) + "\n")
+        np.savez_compressed(FILE, **{part: np.asarray(value) for part, value in parts.items()})
+        JUDGED.write_text(json.dumps(said, indent=1) + "\n")
         console.print(
             f"written: {FILE.name}, {FILE.stat().st_size:,} bytes; features: {costs.features(rows[0].spec).size}"
         )

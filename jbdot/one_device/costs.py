@@ -3,8 +3,9 @@
 `features` says in numbers how a dot looks to XLA's CPU backend: its sizes, its bytes, and how its axes lie in memory.
 For each lowering a sum of small trees over them gives the logarithm of its time over that of "direct", and one more the
 time of "direct" itself. The trees are data (`costs.npz`): `python -m benchmarks.fit` makes them of random contractions
-that were timed, every lowering of each, on more than one machine. XLA's kernels changed with jaxlib 0.12, so that there
-are two models. An estimate that was far off on contractions kept back from the fit is doubted as much (`doubt`).
+that were timed, every lowering of each, on more than one machine, and with more than one version of JAX: XLA's kernels
+changed with jaxlib 0.12. An estimate that was far off on contractions kept back from the fit is doubted as much
+(`doubt`).
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ FILE: Final = Path(__file__).with_name("costs.npz")
 DTYPES: Final = ("bool", "int8", "int16", "uint8", "bfloat16", "float16", "float32", "float64", "complex64")
 TIME: Final = "us"  # the trees that give the time of "direct" itself, in microseconds
 TIMED: Final = (*DTYPES, "uint16", "uint32", "int64", "float8_e4m3fn", "float8_e5m2")  # what the tables have, or alike
+HAS_NEW_KERNELS: Final = jax.__version_info__ >= (0, 12)
 _NONE: Final = -1.0  # of a feature that a dot has not
 
 Axes = Sequence[tuple[str, int]]  # (label, size), major to minor
@@ -104,26 +106,30 @@ class Trees:
     @staticmethod
     @functools.cache
     def stored() -> "Trees":
-        """Reads the trees that were fitted for this version of JAX."""
-        era = "new" if jax.__version_info__ >= (0, 12) else "old"
+        """Reads the trees that were fitted."""
         with np.load(FILE) as file:
-            names = tuple(file[f"{era} names"].tolist())
-            doubts = dict(zip(names, file[f"{era} doubts"].tolist(), strict=True))
-            arrays = (file[f"{era} {part}"] for part in ("asked", "borders", "leaves", "biases"))
+            names = tuple(file["names"].tolist())
+            doubts = dict(zip(names, file["doubts"].tolist(), strict=True))
+            arrays = (file[part] for part in ("asked", "borders", "leaves", "biases"))
             asked, borders, leaves, biases = arrays
             return Trees(names, asked, borders, leaves.astype(np.float32), biases, doubts)
 
 
-def features(spec: DotSpec) -> NDArray[np.float32]:
+def features(spec: DotSpec, new: bool = HAS_NEW_KERNELS) -> NDArray[np.float32]:
     """Says in numbers how a dot looks to XLA's CPU backend; sizes and distances are logarithms to base 2.
 
     Axes of size 1 are left out, and axes that lie side by side in the same order wherever they are count as one.
+
+    Args:
+        spec: The dot.
+        new: Whether XLA has the kernels that came with jaxlib 0.12.
     """
     lhs, rhs, out = _merged(spec)
     contracting = set(spec.contraction.contracting)
     larger, smaller = (lhs, rhs) if math.prod(spec.lhs) > math.prod(spec.rhs) else (rhs, lhs)
     written = [*larger, *(axis for axis in smaller if axis not in larger)]  # as "reduced" has its products
     found = [
+        float(new),
         *_sizes(spec),
         *(float(spec.lhs_dtype == dtype) for dtype in DTYPES),
         *(float(spec.lhs_dtype.startswith(kind)) for kind in ("float8", "int", "uint")),

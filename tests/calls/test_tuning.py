@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 import jbdot
 from jbdot.calls import tuning
-from jbdot.one_device import choice, lowering_rule, tuning_cache
+from jbdot.one_device import choice, costs, lowering_rule, tuning_cache
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import Timing
 from jbdot.timing import Spread, ratios, rounds
@@ -120,6 +120,7 @@ def test_no_file_of_this_host_is_asked_for_what_runs_elsewhere(monkeypatch):
     assert not choice.chosen(spec, "cpu", exported=True).source.startswith("tuned on")
     shape = jax.ShapeDtypeStruct((8, 22), jnp.float32)
     f = jax.jit(lambda x: jbdot.contract("b k, b k -> b", x, x))
+    monkeypatch.setattr(costs, "estimates", lambda *_: ())
     written = steps(monkeypatch, "unrolled")
     jax.export.export(f)(shape)
     jax.export.export(f, platforms=("tpu", "cpu"))(shape)

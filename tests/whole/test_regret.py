@@ -106,10 +106,10 @@ def test_the_stored_judgement_is_of_the_stored_tables():
         (kept,) = (
             row
             for row in said
-            if (row["jax"], row["judged on"], row["fitted on"]) == (rows[0].era, rows[0].machine, "four fifths of all")
+            if (row["jax"], row["judged on"], row["fitted on"]) == (rows[0].era, rows[0].machine, fit.KEPT_BACK)
         )
         assert kept["cases"] == len(rows)
-        assert 1.0 < kept["regret"] < 1.25
+        assert 1.0 < kept["regret"] < 1.4
 
 
 def test_trees_are_fitted():
