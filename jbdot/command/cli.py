@@ -7,7 +7,7 @@ import inspect
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
@@ -358,7 +358,7 @@ def demo(
 
 
 @contextlib.contextmanager
-def scripted(script: Path) -> Iterator[None]:
+def scripted(script: Path) -> Generator[None, None, None]:
     """Opens a context in which a script's code runs; its own errors are told as Python tells them, from it on."""
     sys.path.insert(0, str(script.resolve().parent))  # where Python looks first for a script's own modules
     try:
