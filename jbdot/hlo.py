@@ -162,7 +162,7 @@ def estimated_cycles(text: str) -> int:
     nothing.
 
     Raises:
-        NoEstimate: An estimate is below zero, as the compiler says where it has none.
+        NoEstimate: An estimate is below zero, or the largest number, as the compiler says where it has none.
         Unreadable: How often a loop runs is not in the text.
     """
     return _Module(text).total(_estimate)
@@ -590,6 +590,8 @@ def _estimate(_: dict[str, _Instruction], instruction: _Instruction) -> int | No
     found = _ESTIMATE.search(instruction.attributes)
     if found and int(found[1]) >= 1 << 63:
         raise NoEstimate(f"the compiler estimates {int(found[1]) - (1 << 64)} cycles")
+    if found and int(found[1]) == (1 << 63) - 1:
+        raise NoEstimate("the compiler estimates the most cycles that there can be")
     return int(found[1]) if found else None
 
 

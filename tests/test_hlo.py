@@ -233,6 +233,8 @@ def test_an_estimate_below_zero_is_none():
     text = (FOLDER / "tpu-loops.txt").read_text().replace('"2679"', f'"{2**64 - 1}"')
     with pytest.raises(NoEstimate, match="estimates -1 cycles"):
         estimated_cycles(text)
+    with pytest.raises(NoEstimate, match="the most cycles"):
+        estimated_cycles(text.replace(f'"{2**64 - 1}"', f'"{2**63 - 1}"'))
 
 
 # Where in the source a collective is from.
