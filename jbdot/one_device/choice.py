@@ -61,6 +61,9 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     """
     if lowering == HASH:
         return _hashed(spec, platform, exported)
+    if lowering != "auto" and LOWERINGS[lowering].is_kept:
+        broken = _unheld(spec, platform, lowering)
+        return Choice(lowering, f"as asked, and refused there: it {broken}" if broken else "as asked")
     if lowering == "direct" or (lowering != "auto" and _is_right(spec, platform, lowering)):
         if exported and LOWERINGS[lowering].pins:
             return Choice("direct", "as jax.export refuses pinned layouts")
@@ -78,6 +81,26 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
             gain, source = rules.measured(rule)
             return Choice(rule.lowering, rule.why, gain, source, rule.measured_case(spec))
     return Choice("direct", "as it stands: no other way is known to be faster")
+
+
+def check_kept(spec: DotSpec, platform: str, lowering: str) -> None:
+    """Refuses a dot that a lowering which gives way to no other cannot carry out.
+
+    Raises:
+        ValueError: There is such a dot; it says which.
+    """
+    broken = _unheld(spec, platform, lowering)
+    if broken:
+        refusal = BadValue(f"lowering={lowering!r} must hold for every dot that is marked with it", f"it {broken}")
+        raise refusal.told("optimize or a call", str(spec))
+
+
+def _unheld(spec: DotSpec, platform: str, lowering: str) -> str:
+    """Says why a lowering that gives way to no other does not hold for a dot; nothing where it does, or gives way."""
+    if lowering not in LOWERINGS or not LOWERINGS[lowering].is_kept:
+        return ""
+    is_trusted = LOWERINGS[lowering].is_trusted(spec, platform)
+    return misfit(spec, lowering) or ("" if is_trusted else f"is not known to hold on {platform!r}")
 
 
 def _is_right(spec: DotSpec, platform: str, lowering: str) -> bool:
@@ -129,14 +152,14 @@ def known(lowering: Any, hashed: bool = False) -> str:
 
 def candidates(spec: DotSpec) -> list[str]:
     """Returns the lowerings that can carry a dot out, "direct" first."""
-    return [name for name in LOWERINGS if not misfit(spec, name)]
+    return [name for name, known in LOWERINGS.items() if not known.is_kept and not misfit(spec, name)]
 
 
 def misfit(spec: DotSpec, lowering: str) -> str:
     """Says why a lowering cannot carry a dot out; nothing where it can."""
     if lowering == "direct":
         return ""
-    if not _can_choose(spec):
+    if not LOWERINGS[lowering].is_kept and not _can_choose(spec):
         return "needs known sizes that are not 0, operands of one dtype, and no named algorithm"
     return LOWERINGS[lowering].misfit(spec)
 

@@ -85,7 +85,7 @@ def test_a_gpu_gets_int8_of_an_odd_contracted_size_padded(numbers):
     assert {of(33, dtype=dtype, out=out) for dtype, out in (("int8", "int8"), ("int32", "int32"))} == {"direct"}
     assert of(33, lowering="direct") == "direct"
     spared = {"reduced", "unrolled", "lanes", "evened"}
-    assert {of(33, lowering=name) for name in NAMES if name != "direct"} == spared
+    assert {of(33, lowering=name) for name in NAMES if name not in ("direct", "invariant")} == spared
     assert of(33, lowering="hash") in spared
     assert of(33, "cpu", "pinned") == "pinned"
 
