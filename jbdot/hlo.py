@@ -373,7 +373,7 @@ class _Module:
         body, operands = self.computations[name], instruction.operands
         shapes = [body[operand].shape for operand in operands]
         if kind in ("all-to-all", "ragged-all-to-all") and len(operands) > 1:  # parts of one array
-            pieces = shapes[:1] if kind.startswith("ragged") else shapes
+            pieces = shapes if kind == "all-to-all" else shapes[:1]
             count = f"{len(pieces)} x " if len(pieces) > 1 else ""
             yield self._origin(body, instruction, count + _plain(shapes[0]), sum(map(_bytes, pieces)))
             return
