@@ -322,7 +322,7 @@ def regret(_: str) -> str:
     from benchmarks.fit import JUDGED
     from benchmarks.report import whole_lines
 
-    eras = {"old": "before 0.12", "new": "0.12 and later"}
+    eras = {"old": "0.10.2", "new": "0.12.0.1"}
     lines = [
         "| jax | estimates fitted on | judged on | contractions | regret | times `lax.dot_general` | over 1.3 |",
         "|---" * 7 + "|",

@@ -162,7 +162,7 @@ def estimated_cycles(text: str) -> int:
     nothing.
 
     Raises:
-        NoEstimate: An estimate is below zero, as the compiler says where it has none.
+        NoEstimate: An estimate is below zero, or the largest number, as the compiler says where it has none.
         Unreadable: How often a loop runs is not in the text.
     """
     return _Module(text).total(_estimate)
@@ -373,7 +373,7 @@ class _Module:
         body, operands = self.computations[name], instruction.operands
         shapes = [body[operand].shape for operand in operands]
         if kind in ("all-to-all", "ragged-all-to-all") and len(operands) > 1:  # parts of one array
-            pieces = shapes[:1] if kind.startswith("ragged") else shapes
+            pieces = shapes if kind == "all-to-all" else shapes[:1]
             count = f"{len(pieces)} x " if len(pieces) > 1 else ""
             yield self._origin(body, instruction, count + _plain(shapes[0]), sum(map(_bytes, pieces)))
             return
@@ -390,11 +390,14 @@ class _Module:
         return None
 
     def _origin(self, body: dict[str, _Instruction], line: _Instruction, shape: str, given: int) -> Origin:
-        """Reads the line of an operation; of an argument, which has none, that of what reads it first."""
+        """Reads the line of an operation; of what is only carried into a loop or a remat, that of what reads it first.
+
+        An argument has no line.
+        """
         op_name, frames = self.sources.of(line.attributes)
-        if not frames:
-            reading, frames = self._reader(body, line.name)
-            op_name = reading or op_name
+        if not frames or op_name.rpartition("/")[2] in _CARRIED:
+            reading, at = self._reader(body, line.name)
+            op_name, frames = (reading, at) if at else (op_name, frames)
         return Origin(shape, given, op_name, frames=frames)
 
     def _argument(self, body: dict[str, _Instruction], line: _Instruction) -> str:
@@ -410,9 +413,9 @@ class _Module:
         """Finds the first operation of a known line that reads a value, be it copied or taken apart before."""
         values = {name}
         for line in body.values():
-            if values.intersection(line.operands):
+            if values.intersection(line.operands) and line.opcode not in _HOLDING:
                 op_name, frames = self.sources.of(line.attributes)
-                if frames:
+                if frames and op_name.rpartition("/")[2] not in _CARRIED:
                     return op_name, frames
                 values.add(line.name)
         return "", ()
@@ -518,6 +521,14 @@ _INLINE: Final = re.compile(r'\bsource_file="([^"]*)" source_line=(\d+)')
 _ENTRY: Final = re.compile(r'^(\d+) (?:"(.*)"|\{(.*)\})$')
 _TABLES: Final = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _NONE: Final = 0  # the number of no frame
+_CARRIED: Final = (
+    "remat2",
+    "remat",
+    "checkpoint",
+    "while",
+    "optimization_barrier",
+)  # JAX's names of what computes nothing
+_HOLDING: Final = ("tuple", "while", "conditional", "call")  # what reads it does not read each of its parts
 
 
 class _Sources:
@@ -579,6 +590,8 @@ def _estimate(_: dict[str, _Instruction], instruction: _Instruction) -> int | No
     found = _ESTIMATE.search(instruction.attributes)
     if found and int(found[1]) >= 1 << 63:
         raise NoEstimate(f"the compiler estimates {int(found[1]) - (1 << 64)} cycles")
+    if found and int(found[1]) == (1 << 63) - 1:
+        raise NoEstimate("the compiler estimates the most cycles that there can be")
     return int(found[1]) if found else None
 
 

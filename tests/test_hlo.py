@@ -233,6 +233,8 @@ def test_an_estimate_below_zero_is_none():
     text = (FOLDER / "tpu-loops.txt").read_text().replace('"2679"', f'"{2**64 - 1}"')
     with pytest.raises(NoEstimate, match="estimates -1 cycles"):
         estimated_cycles(text)
+    with pytest.raises(NoEstimate, match="the most cycles"):
+        estimated_cycles(text.replace(f'"{2**64 - 1}"', f'"{2**63 - 1}"'))
 
 
 # Where in the source a collective is from.
@@ -288,6 +290,26 @@ def test_a_collective_says_for_which_lines_it_is(first):
     assert sums.devices == ((0, 1),)
     assert end.origins[0].frames == (Frame("/home/me/old.py", 5, ""),)
     assert end.devices == ((0, 1),)
+
+
+@pytest.mark.parametrize(
+    ("reader", "line"),
+    [
+        ('%r = f32[32,4] dot(%c, %b), metadata={op_name="jit(step)/jvp()/dot_general" stack_frame_id=3}', NEXT),
+        ('%r = (f32[32,4]) tuple(%c), metadata={op_name="jit(step)/jvp()/dot_general" stack_frame_id=3}', LAYER),
+    ],
+)
+def test_what_a_remat_or_a_loop_only_takes_along_is_for_the_line_that_reads_it(reader, line):
+    text = f"""{TABLES[: TABLES.index("ENTRY")].replace("PARENT_1", "").replace("PARENT_2", "parent_frame_id=1")}
+ENTRY %main (a: f32[8,4], b: f32[8,4]) -> f32[32,4] {{
+  %a = f32[8,4] parameter(0), metadata={{op_name="a"}}
+  %b = f32[8,4] parameter(1), metadata={{op_name="b"}}
+  %g = f32[32,4] all-gather(%a), replica_groups=[2,4]<=[8], metadata={{op_name="jit(step)/remat2" stack_frame_id=2}}
+  %c = f32[32,4] copy(%g), metadata={{op_name="jit(step)/remat2" stack_frame_id=2}}
+  ROOT {reader}
+}}"""
+    ((origin,),) = (one.origins for one in collectives(text))
+    assert (origin.frames[0], origin.argument) == (line, "a")
 
 
 def test_what_is_the_same_but_for_its_line_is_equal():

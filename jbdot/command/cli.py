@@ -1,12 +1,13 @@
-"""The command `jbdot`: explain, bench, plan, run, optimize, doctor, demo."""
+"""The command `jbdot`: explain, bench, plan, comm, run, optimize, doctor, demo."""
 
 import ast
+import contextlib
 import functools
 import inspect
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
@@ -39,6 +40,7 @@ from jbdot.command import files, mesh_text
 from jbdot.core.colours import COLOURS, part
 from jbdot.core.text import bytes_text, paragraph, table
 from jbdot.many_devices import partition_spec
+from jbdot.programs.communication_report import CommunicationReport
 
 _CALL: Final = "The call"  # the part of a help text that is the same for all verbs
 COMPILED: Final = 4  # programs that `plan --topology` compiles
@@ -256,6 +258,34 @@ def plan(
         show(f"\n{witnessed(planned, topology)}")
 
 
+@app.command(epilog="Example: jbdot comm train.py:case --topology v5e:4x4")
+def comm(
+    case: Annotated[
+        str,
+        typer.Argument(
+            help="script.py:function, where function() gives the step, and after it its arguments: arrays or "
+            "jax.ShapeDtypeStructs with NamedShardings."
+        ),
+    ],
+    topology: Annotated[
+        str | None,
+        typer.Option(help="Whose compiler to ask, such as v5e:4x4; by default that of the mesh's own devices."),
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Another such function, whose program is to be compared.")] = None,
+    plot: Plot = None,
+) -> None:
+    """Say what a whole program sends over a mesh, and for which line of its source; nothing of it runs."""
+    if topology is not None:
+        jax.config.update("jax_platforms", "cpu")  # what devices there are is not looked at
+    reports = [communicated(one, topology) for one in (case, against) if one is not None]
+    if plot is not None:
+        picture(plot, reports[0])
+    for report in reports:
+        show(f"{report}\n", {r"(?m)^.* on .*: each device sends.*": "bold", "does not fit.*": "red"})
+    if against is not None:
+        show(f"{reports[0].compare(reports[1])}")
+
+
 @app.command(epilog="Example: jbdot run batch_dot a.npy b.npy --out c.npy --axes 2,2")
 def run(
     function: Function,
@@ -305,16 +335,8 @@ def optimize(
         raise ValueError(f"there is no script {script}.")
     jbdot.optimize_everything(cast(Any, lowering))
     sys.argv = [str(script), *(args or [])]
-    sys.path.insert(0, str(script.resolve().parent))  # where Python looks first for a script's own modules
-    try:
+    with scripted(script):
         runpy.run_path(str(script), run_name="__main__")
-    except Exception as error:  # the script's own: told as Python tells it, from the script's first line on
-        traceback = error.__traceback__
-        while traceback is not None and traceback.tb_frame.f_code.co_filename != str(script):
-            traceback = traceback.tb_next
-        error.__traceback__ = traceback
-        sys.excepthook(type(error), error, error.__traceback__)
-        raise typer.Exit(1) from None
 
 
 @app.command(epilog="Example: jbdot doctor")
@@ -333,6 +355,40 @@ def demo(
     from jbdot.command import demo as showcase
 
     showcase.run(out, seed=seed, console=console, **({} if epochs is None else {"epochs": epochs}))
+
+
+@contextlib.contextmanager
+def scripted(script: Path) -> Generator[None, None, None]:
+    """Opens a context in which a script's code runs; its own errors are told as Python tells them, from it on."""
+    sys.path.insert(0, str(script.resolve().parent))  # where Python looks first for a script's own modules
+    try:
+        yield
+    except Exception as error:
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_frame.f_code.co_filename != str(script):
+            traceback = traceback.tb_next
+        if traceback is None and not isinstance(error, SyntaxError):  # ours
+            raise
+        error.__traceback__ = traceback
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise typer.Exit(1) from None
+
+
+def communicated(case: str, topology: str | None) -> CommunicationReport:
+    """Reports on the program that a function of a script gives."""
+    path, _, name = case.rpartition(":")
+    script = Path(path)
+    if not name.isidentifier() or not script.is_file():
+        raise ValueError(f"{case} names no function of a script. Write script.py:function.")
+    with scripted(script):
+        found = runpy.run_path(str(script), run_name="jbdot_comm").get(name)
+        if not callable(found):
+            raise ValueError(f"{script} has no function {name}.")
+        made = found()
+        if not isinstance(made, tuple) or not made:
+            kind = type(made).__name__
+            raise ValueError(f"{name}() of {script} gave a {kind}. It must give (step, argument, ...).")
+        return jbdot.communication(*made, topology=topology)
 
 
 def progress(parts: list[Any], finished: int) -> Iterable[Any]:
@@ -449,7 +505,7 @@ def dtype_of(name: str) -> Any:
     return dtype
 
 
-def picture(plot: Path, of: Explanation | jbdot.ShardingPlan) -> None:
+def picture(plot: Path, of: Explanation | jbdot.ShardingPlan | CommunicationReport) -> None:
     """Saves a picture, and says so on standard error."""
     files.save(plot, lambda path: of.plot().savefig(path, dpi=150, format=plot.suffix[1:] or "png"), overwrite=True)
     errors.print(f"picture: {plot}", highlight=False)

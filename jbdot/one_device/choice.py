@@ -69,6 +69,9 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     """
     if lowering == HASH:
         return _hashed(spec, platform, exported)
+    if lowering in LOWERINGS and LOWERINGS[lowering].is_kept:
+        broken = _unheld(spec, platform, lowering)
+        return Choice(lowering, f"as asked, and refused there: it {broken}" if broken else "as asked")
     if lowering == "direct" or (lowering in LOWERINGS and _is_right(spec, platform, lowering)):
         if exported and LOWERINGS[lowering].pins:
             return Choice("direct", "as jax.export refuses pinned layouts")
@@ -131,6 +134,26 @@ def _margin(estimate: Estimate) -> float:
     return 1.0 if estimate.lowering == "direct" else _SURE * estimate.doubt**_CAUTION
 
 
+def check_kept(spec: DotSpec, platform: str, lowering: str) -> None:
+    """Refuses a dot that a lowering which gives way to no other cannot carry out.
+
+    Raises:
+        ValueError: There is such a dot; it says which.
+    """
+    broken = _unheld(spec, platform, lowering)
+    if broken:
+        refusal = BadValue(f"lowering={lowering!r} must hold for every dot that is marked with it", f"it {broken}")
+        raise refusal.told("optimize or a call", str(spec))
+
+
+def _unheld(spec: DotSpec, platform: str, lowering: str) -> str:
+    """Says why a lowering that gives way to no other does not hold for a dot; nothing where it does, or gives way."""
+    if lowering not in LOWERINGS or not LOWERINGS[lowering].is_kept:
+        return ""
+    is_trusted = LOWERINGS[lowering].is_trusted(spec, platform)
+    return misfit(spec, lowering) or ("" if is_trusted else f"is not known to hold on {platform!r}")
+
+
 def _is_right(spec: DotSpec, platform: str, lowering: str) -> bool:
     """Says whether a lowering fits a dot, and is known to be right there."""
     return not misfit(spec, lowering) and LOWERINGS[lowering].is_trusted(spec, platform)
@@ -180,16 +203,18 @@ def known(lowering: Any, hashed: bool = False) -> str:
 
 def candidates(spec: DotSpec) -> list[str]:
     """Returns the lowerings that can carry a dot out, "direct" first."""
-    return [name for name in LOWERINGS if not misfit(spec, name)]
+    return [name for name, known in LOWERINGS.items() if not known.is_kept and not misfit(spec, name)]
 
 
 def misfit(spec: DotSpec, lowering: str) -> str:
     """Says why a lowering cannot carry a dot out; nothing where it can."""
     if lowering in ("direct", AUTO, MEASURED):
         return ""
-    if not _can_choose(spec):
+    if not LOWERINGS[lowering].is_kept and not _can_choose(spec):
         return "needs known sizes that are not 0, operands of one dtype, and no named algorithm"
-    if spec.lhs_dtype == "bool" and lowering != "wrapped":  # else `or` and `and` would be sums and products
+    if spec.lhs_dtype == "bool" and not (
+        lowering == "wrapped" or LOWERINGS[lowering].is_kept
+    ):  # else `or` and `and` would be sums and products
         return "needs numbers"
     return LOWERINGS[lowering].misfit(spec)
 

@@ -16,8 +16,9 @@ import jax
 from jax import lax
 from jax.core import ShapedArray
 
+from jbdot.core.errors import BadValue, array_text
 from jbdot.one_device import jax_internals, mark, ragged
-from jbdot.one_device.choice import MEASURED, Choice, chosen
+from jbdot.one_device.choice import MEASURED, Choice, check_kept, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 from jbdot.one_device.measure import measure_once
@@ -65,6 +66,7 @@ class _Dot:
         return self._chosen(self.dot_spec.swapped)
 
     def _chosen(self, spec: DotSpec) -> Choice:
+        check_kept(spec, self.platform, self.lowering)
         exported = jax_internals.is_exported(self.context)
         if self.lowering == MEASURED and not exported:
             measure_once(spec, self.platform)
@@ -105,9 +107,12 @@ def _back(spec: DotSpec, out: Any) -> Any:
 def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str | None, **params: Any) -> Any:
     metadata = jax_internals.metadata_of_lowered(context)
     lowering = mark.of(metadata)
-    if lowering == "direct" or not jax_internals.is_local(context) or jax_internals.is_in_kernel():
-        return before(context, lhs, rhs, **params)
     where = platform or jax_internals.platform(context)
+    is_local = jax_internals.is_local(context)
+    if not is_local and lowering in LOWERINGS and LOWERINGS[lowering].is_kept:
+        raise _cut(lowering, context)
+    if lowering == "direct" or not is_local or jax_internals.is_in_kernel():
+        return before(context, lhs, rhs, **params)
     if mark.has_any_order(metadata):
         done = _lower_reordered(context, where)
         if done is not None:
@@ -117,6 +122,16 @@ def _lower_dot(context: Any, lhs: Any, rhs: Any, *, before: Any, platform: str |
     spec, operands = written.beneath((lhs, rhs), jax_internals.transposed)
     direct = functools.partial(_only, before, context, lhs, rhs, **params)
     return [_Dot(context, operands, spec, written, where, lowering, direct).lowered()]
+
+
+def _cut(lowering: str, context: Any) -> Exception:
+    lhs, rhs = (array_text("", aval.shape, aval.dtype) for aval in context.avals_in)
+    refusal = BadValue(
+        "a dot with this lowering must not be cut over devices by XLA",
+        "its sums would be too",
+        "Call it inside jax.shard_map, where each device has a dot of its own",
+    )
+    return refusal.told("optimize or a call", f"{lhs}, {rhs}, lowering={lowering!r}")
 
 
 def _lower_reordered(context: Any, platform: str) -> Any:

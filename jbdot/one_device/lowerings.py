@@ -34,6 +34,7 @@ FUSED_ONLY_IN_LOOPS: Final = ("bfloat16", "float16") if jax.__version_info__ >= 
 SHARED_FROM: Final = 8  # products from which on an operand is better written to memory than made again for each
 LANES: Final = 128  # of a vector register of a TPU, by 8 sublanes
 SUBLANES: Final = 8
+SUMMED_AT_ONCE: Final = 32  # products of an element that `invariant` adds in pairs, in one step of its loop
 EVEN: Final = 4  # a contracted size of int8 is made a multiple of it, as was measured to be right on an H100
 
 _NOTHING: Final[Need] = (lambda _: True, "")
@@ -55,6 +56,7 @@ class Lowering:
         platforms: Where it is known to be right; None for everywhere.
         is_spared: Whether it is right where XLA doubles dots (`is_doubled`): it runs none, or one of another size.
         why: What makes it faster where it is, as a clause.
+        is_kept: Whether it is asked for because of its bits: it is never chosen, and gives way to no other.
     """
 
     function: Function
@@ -62,6 +64,7 @@ class Lowering:
     pins: bool = False
     platforms: tuple[str, ...] | None = None
     is_spared: bool = False
+    is_kept: bool = False
     why: str = ""
 
     def __call__(self, spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -102,6 +105,7 @@ LoweringName = Literal[
     "wrapped",
     "lanes",
     "evened",
+    "invariant",
     "measured",
 ]  # what `lowering=` takes: a test holds it to `NAMES`
 
@@ -112,11 +116,12 @@ def _lowering(
     pins: bool = False,
     platforms: tuple[str, ...] | None = None,
     is_spared: bool = False,
+    is_kept: bool = False,
 ) -> Callable[[Function], Function]:
     """Registers a function as the lowering of its name."""
 
     def register(function: Function) -> Function:
-        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared, why)
+        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared, is_kept, why)
         return function
 
     return register
@@ -258,9 +263,7 @@ def unrolled(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         at: dict[str | None, int] = dict(zip(c.contracting, index, strict=True))
         left = _aligned(spec, *_picked(lhs, c.lhs, at), c.dot_out)
         terms.append(_product(left, _aligned(spec, *_picked(rhs, c.rhs, at), c.dot_out)))
-    while len(terms) > 1:  # in pairs: less is lost than in a row
-        terms = [lax.add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
-    return terms[0].astype(spec.dtype)
+    return _added_in_pairs(terms).astype(spec.dtype)
 
 
 @_lowering(
@@ -383,6 +386,41 @@ def evened(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return direct(spec, *padded_operands)
 
 
+@_lowering(
+    needs=(lambda spec: spec.is_static and spec.is_plain, "needs known sizes and no named algorithm"),
+    platforms=("cpu",),
+    is_kept=True,
+)
+def invariant(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Adds the products of each element in an order that only the contracted size decides, whatever stands beside it.
+
+    In float64, in which products of narrower floats are exact: a compiler that fuses a product with a sum, as it does
+    for some sizes and not for others, changes no bit. Products of float64 itself are kept from being fused. Whole
+    numbers are exact in any order.
+    """
+    dtypes = spec.lhs_dtype, spec.rhs_dtype, spec.dtype
+    if not any(jnp.issubdtype(jnp.dtype(each), jnp.inexact) for each in dtypes) or 0 in (*spec.lhs, *spec.rhs):
+        return direct(spec, lhs, rhs)
+    with jax.enable_x64(True):
+        lhs, _ = _merged(spec, lhs, "lhs", (_K_LAST,))
+        rhs, _ = _merged(spec, rhs, "rhs", (_K_FIRST,))
+        dtype = "complex128" if jnp.iscomplexobj(lhs) or jnp.iscomplexobj(rhs) else "float64"
+        start = jnp.zeros((spec.batch, spec.m, spec.n), dtype)
+        is_wide = any(each in ("float64", "complex128", "int64", "uint64") for each in dtypes[:2])
+        steps, left = divmod(spec.k, SUMMED_AT_ONCE)
+
+        def step(first: Any, total: jax.Array, count: int = SUMMED_AT_ONCE) -> jax.Array:
+            x = lax.dynamic_slice_in_dim(lhs, first, count, axis=2).astype(start.dtype)
+            y = lax.dynamic_slice_in_dim(rhs, first, count, axis=1).astype(start.dtype)
+            pairs = ((x[:, :, i, None], y[:, i, None, :]) for i in range(count))
+            return total + _added_in_pairs([_unfused_product(*pair, is_wide) for pair in pairs])
+
+        total = lax.fori_loop(0, steps, lambda i, total: step(i * SUMMED_AT_ONCE, total), start) if steps else start
+        total = step(steps * SUMMED_AT_ONCE, total, left) if left else total
+        total = lax.real(total) if jnp.iscomplexobj(total) and "complex" not in spec.dtype else total
+        return total.astype(spec.dtype).reshape(spec.out)
+
+
 def lane(spec: DotSpec) -> str:
     """Returns the batch axis that fills a TPU's lanes best."""
     return max(spec.contraction.batch, key=lambda label: filled(spec, label, LANES))
@@ -486,6 +524,26 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
         return x * y
     a, b, c, d = lax.real(x), lax.imag(x), lax.real(y), lax.imag(y)
     return lax.complex(a * c - b * d, a * d + b * c)
+
+
+def _unfused_product(x: jax.Array, y: jax.Array, is_wide: bool) -> jax.Array:
+    """Multiplies; products of float64 so that no compiler makes one instruction of them and of a sum, rounded once."""
+
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        made = x * y
+        return lax.select(lax.eq(made, made), made, jnp.full_like(made, jnp.nan)) if is_wide else made
+
+    if not jnp.iscomplexobj(x):
+        return product(x, y)
+    a, b, c, d = lax.real(x), lax.imag(x), lax.real(y), lax.imag(y)
+    return lax.complex(product(a, c) - product(b, d), product(a, d) + product(b, c))
+
+
+def _added_in_pairs(terms: list[jax.Array]) -> jax.Array:
+    """Adds neighbours, and then their sums: less is lost than in a row."""
+    while len(terms) > 1:
+        terms = [lax.add(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+    return terms[0]
 
 
 def _sum(x: jax.Array, axes: list[int]) -> jax.Array:

@@ -81,6 +81,10 @@ def arithmetic(spec: DotSpec, backend: str, lowering: str = "direct") -> str:
         return _named(spec, backend)
     if lowering == "evened":
         return f"{_exact(spec.dtype)}; the contracted size is padded to a multiple of 4, as {_TWICE}"
+    if lowering == "invariant" and not _is_exact(spec):
+        held = "complex128" if "complex" in f"{spec.lhs_dtype} {spec.rhs_dtype}" else "float64"
+        once = _rounded(held, spec.dtype)
+        return f"products and sums in {held}{once}, in an order that the contracted size alone decides"
     if lowering == "direct" or not spec.is_static:
         return _said(spec, backend, spec.dtype)
     if _is_exact(spec):

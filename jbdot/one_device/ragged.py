@@ -20,6 +20,7 @@ from jbdot.core.errors import array_text
 from jbdot.core.labels import Labels, Shape
 from jbdot.one_device.choice import Choice, misfit
 from jbdot.one_device.dot_spec import DotSpec
+from jbdot.one_device.lowerings import LOWERINGS
 
 GROUPED: Final = "grouped"
 _GROUP: Final = "g"
@@ -180,6 +181,8 @@ def decided(operands: Any, out: Any, params: dict[str, Any], platform: str, lowe
     spec = RaggedSpec.of(lhs, rhs, sizes, out, params["ragged_dot_dimension_numbers"], params["precision"])
     if lowering == "direct":
         return spec, Choice("direct", "as asked")
+    if lowering in LOWERINGS and LOWERINGS[lowering].is_kept:
+        return spec, Choice("direct", f"as its dot is then {lowering}")
     if params["group_offset"] is not None:
         return spec, Choice("direct", "as it has a group_offset")
     return spec, chosen(spec, platform)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from jbdot.compilers.compiled import ESTIMATED
 from jbdot.core.text import bytes_text, number_text, paragraph, table
 from jbdot.hardware import Hardware
 from jbdot.programs import advice
@@ -164,7 +165,7 @@ class CommunicationReport:
             peak = f"{self.peak_us or 0:,.0f} us at {self.hardware.rate('bfloat16') / 1e12:,.4g} TFLOP/s"
             rows.append(("dots", f"{number_text(self.flops)} FLOPs, {peak}"))
         if self.estimated_us is not None:
-            rows.append(("all but sending", f"{self.estimated_us:,.0f} us, estimated by the compiler"))
+            rows.append(("all but sending", f"{self.estimated_us:,.0f} us, {ESTIMATED}"))
         if self.compute_us:
             rows.append(("sending / computing", f"{self.sending_us / self.compute_us:.2f}"))
         return rows

@@ -106,7 +106,7 @@ def _rows(one: hlo.Collective, links: Links, mesh: Mapping[str, int], named: Any
         yield CommunicationRow(
             source=source(origin.frames),
             part=part(origin.op_name),
-            operation=origin.op_name.rpartition("/")[2].rstrip(")") if "/" in origin.op_name else "",
+            operation=operation(origin.op_name),
             argument=named(origin.argument),
             array=array(origin.shape),
             kind=one.kind,
@@ -192,6 +192,18 @@ def part(op_name: str) -> str:
     if "rematted_computation" in op_name:
         return "recomputed"
     return "backward" if "transpose(" in op_name else "forward" if "jvp(" in op_name else ""
+
+
+def operation(op_name: str) -> str:
+    """Returns the last part of JAX's name of an operation; of names that the compiler has joined, of the last one.
+
+    Example:
+        >>> operation("jit(f)/jvp()/jit(fft)"), operation("jit(f)/(jvp()/reduce_sum:transpose(jvp())/mul)")
+        ('jit(fft)', 'mul')
+    """
+    _, slash, name = op_name.rpartition("/")
+    closing = name.count(")") - name.count("(")
+    return name[: len(name) - max(0, closing)] if slash else ""
 
 
 def array(shape: str) -> str:

@@ -156,7 +156,7 @@ def test_doctor(jbdot):
         assert fact in out
 
 
-VERBS = ("explain", "bench", "plan", "run", "optimize", "doctor", "demo")
+VERBS = ("explain", "bench", "plan", "comm", "run", "optimize", "doctor", "demo")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -288,3 +288,72 @@ def test_a_script_fails_as_under_python(jbdot, script):
     assert (code, "there is no script" in err) == (2, True)
     code, _, err = jbdot("optimize", "--lowering", "fast", script)
     assert (code, "lowering must be the name of a lowering" in err) == (2, True)
+
+
+CASES = """
+import jax
+from jax import numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+
+def array(shape, spec):
+    return jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, spec))
+
+def product(x, w):
+    return x @ w
+
+def gathered():
+    return product, array((64, 32), P("x")), array((32, 16), P("x"))
+
+def local():
+    return product, array((64, 32), P("x")), array((32, 16), P())
+
+def wrong():
+    return product, array((64, 32), P("x")), array((31, 16), P())
+
+def bad():
+    raise KeyError("the script's own")
+
+def alone():
+    return product
+"""
+
+
+@pytest.fixture
+def cases(tmp_path, monkeypatch):
+    (tmp_path / "cases.py").write_text(CASES)
+    monkeypatch.setattr("sys.path", list(cli.sys.path))
+    return tmp_path / "cases.py"
+
+
+def test_comm_says_what_a_program_sends(jbdot, cases, tmp_path):
+    code, out, _ = jbdot("comm", f"{cases}:gathered", "--against", f"{cases}:local", "--plot", tmp_path / "p.png")
+    assert code == 0
+    assert "cases.py:12 (product)" in out
+    assert "all-gather over x of w, float32[8,16], by dot_general" in out
+    assert "each device sends 1.54 kB less" in out
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_comm_tells_the_scripts_errors_and_its_own(jbdot, cases):
+    for name, words in (
+        ("wrong", "line 12, in product"),  # found while it is traced
+        ("bad", 'KeyError: "the script\'s own"'),
+    ):
+        code, _, err = jbdot("comm", f"{cases}:{name}")
+        assert code == 1
+        assert err.startswith(f'Traceback (most recent call last):\n  File "{cases}"')
+        assert words in err
+        assert "typer" not in err
+    for case, words in (
+        (f"{cases}:alone", "alone() of"),
+        (f"{cases}:none", "has no function none"),
+        (f"{cases.parent}/none.py:case", "names no function of a script"),
+        (str(cases), "names no function of a script"),
+    ):
+        code, _, err = jbdot("comm", case)
+        assert code == 2, err
+        assert words in " ".join(err.split())
+    code, _, err = jbdot("comm", f"{cases}:local", "--topology", "moon:4")
+    assert (code, "a topology must name a kind of device" in err) == (2, True)
