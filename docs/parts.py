@@ -334,8 +334,9 @@ def regret(_: str) -> str:
     ]
     lines += [
         "",
-        "Timed anew, with seeds that were not fitted, and on the dots of other people's programs; the best lowering is "
-        "picked in one run and timed in another:",
+        "Timed anew, with seeds that were not fitted, and on dots of 32 programs written with Flax, Haiku, Equinox, "
+        "Keras 3, NumPyro, e3nn, Diffrax, tinygp, Dynamax and Optax (`benchmarks/results/dots-of-programs.json`); the "
+        "best lowering is picked in one run and timed in another:",
         "",
         f"| {' | '.join(('on', *regret_report.HEADS))} |",
         "|---" * (len(regret_report.HEADS) + 1) + "|",

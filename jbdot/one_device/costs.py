@@ -26,6 +26,7 @@ FILE: Final = Path(__file__).with_name("costs.npz")
 DTYPES: Final = ("bool", "int8", "int16", "uint8", "bfloat16", "float16", "float32", "float64", "complex64")
 TIME: Final = "us"  # the trees that give the time of "direct" itself, in microseconds
 TIMED: Final = (*DTYPES, "uint16", "uint32", "int64", "float8_e4m3fn", "float8_e5m2")  # what the tables have, or alike
+FEWEST: Final = 1 << 13  # multiply-adds of what was timed
 HAS_NEW_KERNELS: Final = jax.__version_info__ >= (0, 12)
 _NONE: Final = -1.0  # of a feature that a dot has not
 
@@ -50,8 +51,8 @@ class Estimate:
 
 
 def knows(spec: DotSpec) -> bool:
-    """Says whether dots of these dtypes were timed."""
-    return spec.lhs_dtype in TIMED
+    """Says whether dots of this dtype were timed, and of so few multiply-adds: fewer are over before one could gain."""
+    return spec.lhs_dtype in TIMED and spec.batch * spec.m * spec.n * spec.k >= FEWEST
 
 
 def machines() -> list[str]:

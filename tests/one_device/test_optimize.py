@@ -462,7 +462,7 @@ def test_report_names_every_line():
         " " * 6 + "b m k, b n k -> b m n",
         " " * 6 + "float32[3,5,4] float32[3,5,4] -> float32[3,5,5]",
     ]
-    assert text[-1] == "  1: as it stands: no other way is known to be faster"
+    assert text[-1] == "  1: as it stands: no other way is surely faster"
     assert "<td>480</td>" in report._repr_html_()
 
 
