@@ -58,9 +58,8 @@ def tuples(found: Any) -> Any:
 
 def spec_of(row: dict[str, Any]) -> DotSpec:
     """The dot of a row."""
-    return DotSpec(
-        *(tuples(row[name]) for name in ("lhs", "rhs")), row["dtype"], row["dtype"], tuples(row["dn"]), row["out"]
-    )
+    lhs, rhs, numbers = (tuples(row[name]) for name in ("lhs", "rhs", "dn"))
+    return DotSpec(lhs, rhs, row["dtype"], row.get("rdtype", row["dtype"]), numbers, row["out"])
 
 
 def table(path: Path) -> list[Timed]:

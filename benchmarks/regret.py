@@ -1,6 +1,6 @@
 """How good the choice of a lowering is on contractions that nobody picked (`python -m benchmarks.regret --seed 1`).
 
-`--seed S --count N` draws contractions (`drawn.py`); `--dots FILE` takes those of a JSON list, as `--record` writes it:
+`--seed S --count N` draws contractions (`drawn.py`); `--dots FILE` takes those of a JSON list, as `record` gives it:
 one object each with `lhs`, `rhs` (shapes), `dtype`, `rdtype` (of the operands), `dn` (dimension numbers as in
 `lax.dot_general`) and `out` (the result's dtype). Every lowering that fits is timed in rounds side by side, on random
 operands (standard normal; integers from -9 to 9), compiled, twice: the best is picked in the first run and timed in the
@@ -33,7 +33,7 @@ from jax import numpy as jnp
 
 from benchmarks import regret_report
 from benchmarks.drawn import drawn
-from benchmarks.fit import spec_of, tuples
+from benchmarks.fit import spec_of
 from benchmarks.report import whole_lines
 from benchmarks.timing import jbdot_source, machine
 from jbdot.one_device.choice import chosen
@@ -48,7 +48,6 @@ DTYPES: Final = (
     *("float16", "float64", "int8", "uint8", "complex64", "float8_e4m3fn"),
 )
 SECONDS: Final = 0.2  # of timing a run of a case
-HOPELESS: Final = 8  # times the fastest: timed once
 SURE: Final = 0.95  # a paired ratio whose 90th percentile is under it is a loss
 EINSUM: Final = "jnp.einsum"
 Row = dict[str, Any]
@@ -63,31 +62,21 @@ def random_dots(seed: int, count: int, dtypes: tuple[str, ...]) -> Iterator[DotS
 def stored_dots(path: Path, count: int | None) -> Iterator[DotSpec]:
     """Reads dots that were recorded: so many of them, drawn once."""
     found = json.loads(path.read_text())
-    for row in random.Random(0).sample(found, min(count or len(found), len(found))):
-        yield DotSpec(
-            *(tuples(row[name]) for name in ("lhs", "rhs", "dtype")),
-            row.get("rdtype", row["dtype"]),
-            tuples(row["dn"]),
-            row["out"],
-        )
+    return map(spec_of, random.Random(0).sample(found, min(count or len(found), len(found))))
+
+
+def row_of(spec: DotSpec) -> Row:
+    """A dot as rows have it."""
+    dtypes = {"dtype": spec.lhs_dtype, "rdtype": spec.rhs_dtype, "out": spec.dtype}
+    return {"lhs": spec.lhs, "rhs": spec.rhs, "dn": spec.dimension_numbers} | dtypes
 
 
 def record(function: Callable[..., Any], *args: Any) -> list[Row]:
     """Lists the dots of a program, as `--dots` takes them: shapes and dtypes, nothing of the program itself."""
     import jbdot
 
-    found = dict.fromkeys(row.dot_spec for row in jbdot.optimize(function).report(*args))
-    return [
-        {
-            "lhs": spec.lhs,
-            "rhs": spec.rhs,
-            "dtype": spec.lhs_dtype,
-            "rdtype": spec.rhs_dtype,
-            "dn": spec.dimension_numbers,
-            "out": spec.dtype,
-        }
-        for spec in found
-    ]
+    specs = (row.dot_spec for row in jbdot.optimize(function).report(*args))
+    return [row_of(spec) for spec in dict.fromkeys(specs) if isinstance(spec, DotSpec)]
 
 
 def measured(spec: DotSpec, seconds: float, only: tuple[str, ...] = ()) -> Row:
@@ -97,15 +86,8 @@ def measured(spec: DotSpec, seconds: float, only: tuple[str, ...] = ()) -> Row:
     calls = dict(candidates.calls)
     einsum = functools.partial(jnp.einsum, spec.contraction.einsum, preferred_element_type=spec.dtype)
     calls[EINSUM] = functools.partial(jax.jit(einsum).lower(*candidates.operands).compile(), *candidates.operands)
-    hopeless = candidates.hopeless(HOPELESS, keeps=("direct", auto))
-    row: Row = {
-        "lhs": spec.lhs,
-        "rhs": spec.rhs,
-        "dtype": spec.lhs_dtype,
-        "out": spec.dtype,
-        "dn": spec.dimension_numbers,
-    }
-    row |= {"auto": auto, "refused": candidates.refused, "once": hopeless, "runs": []}
+    hopeless = candidates.hopeless(keeps=("direct", auto))
+    row = row_of(spec) | {"auto": auto, "refused": candidates.refused, "once": hopeless, "runs": []}
     for _ in range(2):
         times = rounds({name: call for name, call in calls.items() if name not in hopeless}, seconds)
         spreads = {name: Spread.of(found) for name, found in times.items()}
@@ -132,7 +114,7 @@ def again(row: Row, seconds: float) -> Row:
     """Times "auto" and what it lost to once more, in a second process."""
     names = [name for name in ("direct", EINSUM) if is_loss(row, name)]
     code = "import json, sys; from benchmarks import regret; regret.child(*json.loads(sys.argv[1]))"
-    asked = json.dumps([{name: row[name] for name in ("lhs", "rhs", "dtype", "out", "dn")}, seconds])
+    asked = json.dumps([row_of(spec_of(row)), seconds])
     done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return row | {"again": found["runs"], "sure": [name for name in names if is_loss(found, name)]}

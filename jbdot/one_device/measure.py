@@ -90,9 +90,12 @@ def _once_us(call: Call) -> float:
 def measure(spec: DotSpec, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
     """Times lowerings of a dot side by side on random operands, fastest first; none that the backend refuses."""
     made = Candidates.of(spec, names)
-    times = rounds(made.calls, seconds, track=track)
-    over = "direct" if "direct" in times else next(iter(times))
-    gains = ratios(times, over)
+    return _timed(made, made.calls, seconds, track)
+
+
+def _timed(made: Candidates, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
+    times = rounds({name: made.calls[name] for name in names}, seconds, track=track)
+    gains = ratios(times, "direct" if "direct" in times else next(iter(times)))
     found = [Timing(name, made.compile_ms[name], Spread.of(times[name]), gains[name]) for name in times]
     return sorted(found, key=lambda timing: timing.us.median)
 
@@ -133,10 +136,8 @@ def _winner(spec: DotSpec, names: list[str]) -> Timing | None:
         made = Candidates.of(spec, names)
         if "direct" not in made.calls:
             return None
-        left = set(made.calls) - set(made.hopeless())
-        times = rounds({name: call for name, call in made.calls.items() if name in left}, SECONDS)
-    gains = ratios(times, "direct")
-    return surest(Timing(name, made.compile_ms[name], Spread.of(times[name]), gains[name]) for name in times)
+        hopeless = made.hopeless()
+        return surest(_timed(made, [name for name in made.calls if name not in hopeless], SECONDS))
 
 
 def operands(spec: DotSpec) -> tuple[jax.Array, jax.Array]:

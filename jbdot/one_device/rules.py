@@ -16,7 +16,7 @@ import jax
 
 from jbdot.core.errors import array_text
 from jbdot.one_device.dot_spec import DotSpec
-from jbdot.one_device.lowerings import LANES, filled, lane
+from jbdot.one_device.lowerings import LANES, LOWERINGS, filled, lane
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _lanes(r: DotSpec) -> bool:
 
 
 TPU: Final = (
-    Rule("tpu small matrices", "lanes", "as small matrices leave most of a matrix unit and of a register empty", _lanes,
+    Rule("tpu small matrices", "lanes", LOWERINGS["lanes"].why, _lanes,
          ("b m k, b k n -> b m n", (8192, 4, 5), (8192, 5, 8), "bfloat16")),
 )  # fmt: skip
 RULES: Final[dict[str, tuple[Rule, ...]]] = {"tpu": TPU}
