@@ -3,7 +3,8 @@
 Needs CatBoost beside jbdot's extras (`pip install catboost`): nothing that jbdot needs to run. Tables are those of
 results/lowerings-MACHINE-jax-VERSION.jsonl.gz, made by `python -m benchmarks.regret --table`: a random contraction a
 line, with the microseconds of every lowering. JAX before 0.12 and from then on are two eras. Before it writes, it says
-how well such trees choose on what was kept back: a part of the rows in turn, and each whole machine in turn.
+how well such trees choose on what was kept back: a part of the rows in turn, and each whole machine in turn, as it is
+and corrected by what `jbdot tune --machine` would have measured there.
 """
 
 import argparse
@@ -23,16 +24,21 @@ import rich.console
 import rich.table
 
 from jbdot.one_device import choice, costs
-from jbdot.one_device.costs import FILE, TIME, Estimate, Trees, features
+from jbdot.one_device.calibration import corrections
+from jbdot.one_device.costs import CAUTION, FAR_CAUTION, FILE, RANGE, TIME, Estimate, Machine, Trees, clipped, features
 from jbdot.one_device.dot_spec import DotSpec
 
 RESULTS: Final = Path(__file__).parent / "results"
 JUDGED: Final = RESULTS / "fit.json"
 TREES, LEVELS, RATE = 200, 6, 0.1
-RANGE: Final = (-3.0, 2.0)  # of logarithms that are fitted: beyond, a lowering is as good or as bad as it gets
 FEWEST: Final = 30  # timings of a lowering, below which it is left out
 FOLDS: Final = 4
+CASES, MOST_WORK = 48, 1 << 23  # of dots that a machine is measured by: so many, of at most so many multiply-adds
 KEPT_BACK: Final = "other rows of all"
+KINDS: Final = {
+    "amd-epyc-zen-3-2-cores": "AuthenticAMD family 25 model 1",
+    "intel-xeon-sapphire-rapids-2-cores": "GenuineIntel family 6 model 143",
+}  # of processors, as `jbdot.timing.processor_kind` says them
 NEW, OLD = "new", "old"  # from jax 0.12, and before
 
 
@@ -118,41 +124,39 @@ def _sum(x: Any, y: Any) -> tuple[Any, Any, Any, float]:
     return asked, borders, (leaves * scale).astype(np.float16), bias
 
 
-def trees_of(parts: dict[str, Any], doubts: dict[str, float]) -> Trees:
+def trees_of(parts: dict[str, Any]) -> Trees:
     """The trees as jbdot reads them."""
     arrays = (parts[name] for name in ("asked", "borders", "leaves", "biases"))
     asked, borders, leaves, biases = arrays
-    return Trees(parts["names"], asked, borders, leaves.astype(np.float32), biases, doubts)
+    return Trees(parts["names"], asked, borders, leaves.astype(np.float32), biases)
+
+
+def errors_of(trees: Trees, row: Timed) -> dict[str, float]:
+    """What the logarithms of a row are off by: what was timed less what the trees say."""
+    said = dict(zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True))
+    direct = row.us["direct"][1]
+    over = {name: math.log(us[1] / direct) for name, us in row.us.items() if name in said}
+    found = {name: clipped(log) - said[name] for name, log in over.items()}
+    return found | {TIME: math.log(direct) - said[TIME]}
 
 
 def doubts_of(trees: Trees, rows: Sequence[Timed]) -> dict[str, float]:
     """The root mean square of what logarithms were off by, on rows that were not fitted."""
-    errors: dict[str, list[float]] = {name: [] for name in trees.names}
+    errors: dict[str, list[float]] = {}
     for row in rows:
-        for name, log in zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True):
-            if name == TIME:
-                errors[name].append(log - math.log(row.us["direct"][1]))
-            elif name in row.us:
-                errors[name].append(log - max(RANGE[0], min(RANGE[1], math.log(row.us[name][1] / row.us["direct"][1]))))
-    return {name: float(np.sqrt(np.mean(np.square(found)))) if found else 1.0 for name, found in errors.items()}
+        for name, error in errors_of(trees, row).items():
+            errors.setdefault(name, []).append(error)
+    return {name: math.sqrt(statistics.mean(error**2 for error in errors.get(name, [1.0]))) for name in trees.names}
 
 
-def choices(trees: Trees, rows: Iterable[Timed]) -> list[str]:
+def choices(trees: Trees, machine: Machine, rows: Iterable[Timed]) -> list[str]:
     """What `auto` would take of each row by these trees."""
     found: list[str] = []
     for row in rows:
         logs = dict(zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True))
-        estimates = [
-            Estimate(
-                name,
-                math.exp(logs.get(name, 0.0)),
-                math.exp(-logs.get(name, 0.0)),
-                math.exp(trees.doubts.get(name, 0.0)),
-            )
-            for name in choice.safe(row.spec)
-            if name in row.us and (name in logs or name == "direct")
-        ]
-        found.append(choice.surest(estimates).lowering)
+        names = [name for name in choice.safe(row.spec) if name in row.us and name in logs]
+        others = (machine.estimate(name, logs[name], 1.0, row.spec.lhs_dtype) for name in names)
+        found.append(choice.surest([Estimate("direct", 1.0), *others]).lowering)
     return found
 
 
@@ -171,23 +175,60 @@ def judged(rows: Sequence[Timed], chosen: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], dict[tuple[str, str], tuple[list[Timed], list[str]]]]:
-    """Fits all but a part, in turn: doubts, and what would be chosen of the rows of each machine and era."""
+def kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Fits all but a part, in turn: doubts, and how good the choices of each machine and era are."""
     order = random.Random(0).sample(range(len(rows)), len(rows))
     parts = [[rows[at] for at in order[fold::FOLDS]] for fold in range(FOLDS)]
-    squares: dict[str, list[float]] = {}
+    fits = [
+        trees_of(fitted([row for other in range(FOLDS) if other != fold for row in parts[other]]))
+        for fold in range(FOLDS)
+    ]
+    doubts = _root_mean_squares([doubts_of(fit, part) for fit, part in zip(fits, parts, strict=True)])
+    machine = Machine("", doubts, CAUTION)
     found: dict[tuple[str, str], tuple[list[Timed], list[str]]] = {}
-    fits = [fitted([row for other in range(FOLDS) if other != fold for row in parts[other]]) for fold in range(FOLDS)]
     for part, fit in zip(parts, fits, strict=True):
-        for name, doubt in doubts_of(trees_of(fit, {}), part).items():
-            squares.setdefault(name, []).append(doubt**2)
-    doubts = {name: math.sqrt(statistics.mean(all_squares)) for name, all_squares in squares.items()}
-    for part, fit in zip(parts, fits, strict=True):
-        for row, name in zip(part, choices(trees_of(fit, doubts), part), strict=True):
+        for row, name in zip(part, choices(fit, machine, part), strict=True):
             mine, names = found.setdefault((row.era, row.machine), ([], []))
             mine.append(row)
             names.append(name)
-    return doubts, found
+    return doubts, [
+        {"jax": era, "fitted on": KEPT_BACK, "judged on": name} | judged(*one)
+        for (era, name), one in sorted(found.items())
+    ]
+
+
+def machines_kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Fits all but a machine, in turn: doubts, and how good the choices on that are, as it is and measured."""
+    names = sorted({row.machine for row in rows})
+    fits = {name: trees_of(fitted([row for row in rows if row.machine != name])) for name in names}
+    held = {name: [row for row in rows if row.machine == name] for name in names}
+    doubts = _root_mean_squares([doubts_of(fits[name], held[name]) for name in names])
+    far, said = Machine("", doubts, FAR_CAUTION), []
+    for name in names:
+        for era in sorted({row.era for row in held[name]}):
+            mine = [row for row in held[name] if row.era == era]
+            said.append(
+                {"jax": era, "fitted on": "the other machine", "judged on": name}
+                | judged(mine, choices(fits[name], far, mine))
+            )
+            timed = random.Random(0).sample([row for row in mine if _work(row.spec) < MOST_WORK], CASES)
+            errors = [(row.spec.lhs_dtype, errors_of(fits[name], row)) for row in timed]
+            rest = [row for row in mine if row not in timed]
+            measured = far.measured(*corrections(errors, far), len(timed))
+            said.append(
+                {"jax": era, "fitted on": f"the other machine, and {CASES} dots of this", "judged on": name}
+                | judged(rest, choices(fits[name], measured, rest))
+            )
+    return doubts, said
+
+
+def _root_mean_squares(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = {name: None for one in found for name in one}
+    return {name: math.sqrt(statistics.mean(one[name] ** 2 for one in found if name in one)) for name in names}
+
+
+def _work(spec: DotSpec) -> int:
+    return spec.batch * spec.m * spec.n * spec.k
 
 
 def main() -> None:
@@ -201,27 +242,22 @@ def main() -> None:
         rich.console.Console(),
         rich.table.Table("jax", "fitted on", "judged on", "cases", "regret", "gain", "over 1.3", "slower"),
     )
-    doubts, found = kept_back(rows)
-    said = [
-        {"jax": era, "fitted on": KEPT_BACK, "judged on": name} | judged(*one)
-        for (era, name), one in sorted(found.items())
-    ]
     machines = sorted({row.machine for row in rows})
-    for name in machines if len(machines) > 1 else ():
-        fit = fitted([row for row in rows if row.machine != name])
-        for era in sorted({row.era for row in rows if row.machine == name}):
-            held = [row for row in rows if (row.machine, row.era) == (name, era)]
-            over = judged(held, choices(trees_of(fit, doubts), held))
-            said.append({"jax": era, "fitted on": "the other machine", "judged on": name} | over)
-    for row in said:
+    doubts, said = kept_back(rows)
+    far, more = machines_kept_back(rows) if len(machines) > 1 else (doubts, [])
+    for row in [*said, *more]:
         numbers = (f"{row['regret']:.3f}", f"{row['gain']:.3f}", f"{row['over 1.3']:.1%}", str(row["slower"]))
         printed.add_row(row["jax"], row["fitted on"], row["judged on"], str(row["cases"]), *numbers)
     parts = fitted(rows)
-    parts |= {"doubts": [doubts.get(name, 1.0) for name in parts["names"]], "machines": machines}
+    parts |= {
+        "doubts": [doubts.get(name, 1.0) for name in parts["names"]],
+        "far": [far.get(name, 1.0) for name in parts["names"]],
+    }
+    parts |= {"machines": machines, "kinds": [KINDS.get(name, "") for name in machines]}
     console.print(printed)
     if not options.no_save:
         np.savez_compressed(FILE, **{part: np.asarray(value) for part, value in parts.items()})
-        JUDGED.write_text(json.dumps(said, indent=1) + "\n")
+        JUDGED.write_text(json.dumps([*said, *more], indent=1) + "\n")
         console.print(
             f"written: {FILE.name}, {FILE.stat().st_size:,} bytes; features: {costs.features(rows[0].spec).size}"
         )

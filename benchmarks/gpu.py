@@ -7,9 +7,10 @@ In this order, each part until its share of `--seconds` is over, and what a part
 3. limits: rates of square products, and of reading and copying memory;
 4. int8: which sizes a bare dot of int8 is wrong for, what it gives there, and what is right;
 5. choice: random contractions by every lowering that fits, beside the one that "auto" takes;
-6. workloads: jbdot, a bare `lax.dot_general`, `jnp.einsum` and `jnp.matmul`, as in the suite;
-7. quick: the same workloads, compiled without Triton's kernels, which takes a tenth of the time;
-8. tests: some of jbdot's own, on this device, in a process that is ended in time.
+6. experts: `lax.ragged_dot`, jbdot's loop over groups, which is for CPUs, and a dense dot of the same FLOPs;
+7. workloads: jbdot, a bare `lax.dot_general`, `jnp.einsum` and `jnp.matmul`, as in the suite;
+8. quick: the same workloads, compiled without Triton's kernels, which takes a tenth of the time;
+9. tests: some of jbdot's own, on this device, in a process that is ended in time.
 
 Each row is written to results/gpu-DEVICE-jax-VERSION.jsonl as soon as it is there. The same command run again goes on
 where it stopped, with its seconds anew; then it writes the report and its pictures.
@@ -47,7 +48,7 @@ import rich.console
 from jax import numpy as jnp
 
 import jbdot
-from benchmarks import gpu_int8, gpu_report
+from benchmarks import gpu_experts, gpu_int8, gpu_report
 from benchmarks.device_trace import device_us
 from benchmarks.drawn import LARGE, MEDIUM, drawn
 from benchmarks.gpu_arithmetic import Asked, asked, judged
@@ -371,6 +372,23 @@ def choice_check(case: Programs) -> Callable[[dict[str, list[np.ndarray]]], dict
     return far
 
 
+def experts_cases(keys: Sequence[str]) -> Iterator[Programs]:
+    """Ragged dots, and gradients of theirs."""
+    for key in keys:
+        facts = {"flops": gpu_experts.flops(key)}
+        yield Programs(key, gpu_experts.functions(key), gpu_experts.operands(key, numbers), facts)
+
+
+def experts_check(_: Programs) -> Callable[[dict[str, list[np.ndarray]]], dict[str, Any]]:
+    """Compares the loop with lax."""
+
+    def far(results: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+        has_both = "lax" in results and "grouped" in results
+        return {"grouped": max(map(distance, results["grouped"], results["lax"]))} if has_both else {}
+
+    return far
+
+
 def workload_cases(keys: Sequence[str], small: bool) -> Iterator[Programs]:
     """The suite's cases, in every JAX way."""
     by_key = {workload_key(case): case for case in workloads()}
@@ -547,7 +565,12 @@ def parts(asked_for: argparse.Namespace, end: float) -> dict[str, Part]:
         "plan": Part(0.01, list(PLANS), plan_rows),
         "limits": Part(0.04, list(LIMITS), limits_rows),
         "int8": Part(0.05, [str(one) for one in gpu_int8.asked()], int8_rows),
-        "choice": Part(0.40, random_keys, lambda keys, over: measured_cases(choice_cases(keys), over, choice_check)),
+        "choice": Part(0.36, random_keys, lambda keys, over: measured_cases(choice_cases(keys), over, choice_check)),
+        "experts": Part(
+            0.04,
+            gpu_experts.keys(asked_for.small),
+            lambda keys, over: measured_cases(experts_cases(keys), over, experts_check),
+        ),
         "workloads": Part(0.10, named, measured_workloads),
         "quick": Part(0.18, named, lambda keys, over: measured_workloads(keys, over, WITHOUT_TRITON)),
         "tests": Part(0.13, asked_for.tests, lambda keys, over: tests_rows(keys, end - ENDING_S, device_platform)),
@@ -623,7 +646,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it (%(default)s)")
-    names = ("arithmetic", "plan", "limits", "int8", "choice", "workloads", "quick", "tests")
+    names = ("arithmetic", "plan", "limits", "int8", "choice", "experts", "workloads", "quick", "tests")
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="some of " + ", ".join(names))
     parser.add_argument("--seed", type=int, default=SEED, help="of the random contractions (%(default)s)")
     parser.add_argument("--count", type=int, default=CASES, help="of random contractions (%(default)s)")

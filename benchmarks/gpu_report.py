@@ -11,6 +11,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks import gpu_experts
 from benchmarks.report import OTHERS, STYLES, cell, figure_text, mean, table, whole_lines
 from benchmarks.timing import spread
 from jbdot.hardware import known
@@ -237,6 +238,25 @@ Refused:
 """
 
 
+def experts(rows: list[Row]) -> str:
+    """Ragged dots: lax's, jbdot's loop, and a dense dot."""
+    lines = [
+        [row["key"], *(time_text(way(row, name))[0] for name in gpu_experts.WAYS)]
+        + [figure_text(far, 2) if (far := way(row, "grouped").get("far")) is not None else "-"]
+        for row in rows
+    ]
+    failed = failures(rows, "key")
+    heads = ("rows x k x n, groups", "lax.ragged_dot, us", "loop over groups, us", "one dense dot, us", "loop from lax")
+    return f"""## Rows in groups
+
+Groups of random sizes that fill the rows; the dense dot has their FLOPs. Relative distance of the loop's result from lax's.
+
+{table(heads, lines)}
+
+{table(("case", "way", "why"), failed) if failed else "None failed."}
+"""
+
+
 def workloads(rows: list[Row], picture: str, title: str = "named workloads") -> str:
     """Jbdot beside what one can say without it."""
     lines: list[list[str]] = []
@@ -386,6 +406,7 @@ def write(path: Path) -> list[Path]:
         "limits": lambda rows: limits(rows, facts["device"]),
         "int8": int8,
         "choice": lambda rows: choice(rows, files["choice"].name),
+        "experts": experts,
         "workloads": lambda rows: workloads(rows, files["roofline"].name),
         "quick": lambda rows: workloads(rows, files["quick"].name, QUICK),
         "tests": tests,

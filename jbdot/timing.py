@@ -89,7 +89,18 @@ def _block_s(call: Call, length: int) -> float:
 
 def processor() -> str:
     """Names the processor's model, where the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_kind() -> str:
+    """Names the kind of the processor, such as "AuthenticAMD family 25 model 1": hypervisors may hide its name."""
+    info = _cpuinfo()
+    found = (info.get("vendor_id"), info.get("cpu family"), info.get("model"))
+    return "{} family {} model {}".format(*found) if all(found) else processor()
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Reads what Linux says of the first processor; nothing elsewhere."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().partition("\n\n")[0].splitlines() if file.exists() else []
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

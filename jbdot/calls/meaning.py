@@ -142,6 +142,7 @@ class Meaning:
             ("before the dot", "; ".join(steps)),
             ("runs as", "bcoo_dot_general" if self.planned.sparse else ""),
             *((f"on {name} runs", str(choice)) for name, choice in self.lowerings.items()),
+            *((f"estimates on {name}", choice.estimates_text) for name, choice in self.lowerings.items()),
             *((f"arithmetic on {name}", text) for name, text in self.arithmetic.items()),
             ("result", array_text("", self.shape, self.dtype)),
             ("FLOPs", f"{number_text(self.flops)} ({each} multiply-add)"),

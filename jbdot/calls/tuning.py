@@ -1,9 +1,10 @@
 """Times the lowerings of a dot on the device at hand, and keeps the fastest for `"auto"` to use."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, overload
 
 import jax
 
@@ -13,6 +14,7 @@ from jbdot.core.contraction import Contraction
 from jbdot.core.errors import BadType, BadValue, Refusal
 from jbdot.core.text import paragraph, table
 from jbdot.one_device import tuning_cache
+from jbdot.one_device.calibration import SECONDS, Calibration, calibrate
 from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import Timing, measure, platform, surest
@@ -47,8 +49,18 @@ class Tuned:
     __repr__ = __str__
 
 
-def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: float = 1.0) -> list[Tuned]:
-    """Times every lowering of the dots in a call, and keeps the winners.
+@overload
+def tune(*, seconds: float | None = None) -> Calibration: ...
+
+
+@overload
+def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: float | None = None) -> list[Tuned]: ...
+
+
+def tune(
+    function: Callable[..., Any] | Contraction | str | None = None, *args: Any, seconds: float | None = None
+) -> list[Tuned] | Calibration:
+    """Times every lowering of the dots in a call, and keeps the winners; without a call measures the machine.
 
     From then on `"auto"` uses them for dots of the same contraction, sizes, dtypes and precision on this kind of
     device with this version of JAX, in this process and in those that start later, on machines of one process. Where a
@@ -56,15 +68,19 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
     `jax.jit(f).lower(...).compile()` gave stays as it is. Exported programs do not depend on it. What is found is in a
     file: `JBDOT_TUNED` names it, or is "off".
 
+    Without a function some dozen dots of several dtypes are timed on this machine's CPU, and what the estimates of
+    lowerings are off by there corrects them from then on, for dots that were not tuned themselves. It is for kinds of
+    CPU that jbdot was not fitted on (`jbdot doctor` says whether yours was).
+
     Args:
         function: What to call: a front door, a `Contraction` or its string, or any function, whose every dot is
-            tuned.
+            tuned; None for the machine.
         args: Its arguments, arrays or `jax.ShapeDtypeStruct`s. Only shapes and dtypes matter: operands are drawn
             at random (standard normal; integers from -9 to 9).
-        seconds: About how long to measure each dot.
+        seconds: About how long to measure each dot, by default 1; of the machine in all, by default 25.
 
     Returns:
-        A `Tuned` for each different dot: print it for the table.
+        A `Tuned` for each different dot, or a `Calibration` of the machine: print it for the table.
 
     Raises:
         TypeError: function cannot be called.
@@ -80,21 +96,38 @@ def tune(function: Callable[..., Any] | Contraction | str, *args: Any, seconds: 
     if isinstance(function, (Contraction, str)):
         function = functools.partial(contract, function)
     try:
-        if not hasattr(seconds, "__float__") or seconds <= 0:
+        if seconds is not None and not (hasattr(seconds, "__float__") and seconds > 0):
             raise BadValue("seconds must be a number above 0", f"seconds={seconds!r}")
-        if not callable(function):
-            raise BadType("function must be callable, a Contraction or its string", f"got a {type(function).__name__}")
-        specs = (row.dot_spec for row in optimize(function).report(*args))
-        found = list(dict.fromkeys(spec for spec in specs if isinstance(spec, DotSpec)))
-        if not found:
-            raise BadValue("the call must hold a dot of dense arrays", "its jaxpr has none")
+        if function is None and not args:
+            results = _calibrated(SECONDS if seconds is None else seconds)
+        else:
+            results = [_tuned(spec, seconds or 1.0, track) for spec, track in _tracked(_dots(function, args))]
     except Refusal as refusal:
         raise refusal.told("tune", f"{len(args)} arguments") from None
-    results = [_tuned(spec, seconds, track) for spec, track in _tracked(found)]
     front_door.forget()
     if tuning_cache.read_again():
         jax.clear_caches()  # what was compiled before was chosen by other lines
     return results
+
+
+def _dots(function: Any, args: tuple[Any, ...]) -> list[DotSpec]:
+    """Lists the different dots of a call."""
+    if not callable(function):
+        raise BadType("function must be callable, a Contraction or its string", f"got a {type(function).__name__}")
+    specs = (row.dot_spec for row in optimize(function).report(*args))
+    found = list(dict.fromkeys(spec for spec in specs if isinstance(spec, DotSpec)))
+    if not found:
+        raise BadValue("the call must hold a dot of dense arrays", "its jaxpr has none")
+    return found
+
+
+def _calibrated(seconds: float) -> Calibration:
+    """Measures the machine, where that is its CPU's own process."""
+    if platform() != "cpu":
+        cure = "Give tune a function; what a GPU's or TPU's dots get is not estimated from here"
+        raise BadValue("a machine is measured on its CPU", f"JAX computes on {platform()!r} here", cure)
+    with _progress() as bar:
+        return calibrate(seconds, functools.partial(bar, "measuring the machine"))
 
 
 def _tuned(spec: DotSpec, seconds: float, track: Track) -> Tuned:
@@ -107,14 +140,21 @@ def _tuned(spec: DotSpec, seconds: float, track: Track) -> Tuned:
 
 
 def _tracked(found: list[DotSpec]) -> Iterable[tuple[DotSpec, Track]]:
-    """Pairs each dot with a progress bar for its rounds, where rich is installed and someone is looking."""
+    """Pairs each dot with a progress bar for its rounds."""
+    with _progress() as bar:
+        for number, spec in enumerate(found, 1):
+            yield spec, functools.partial(bar, f"dot {number} of {len(found)}")
+
+
+@contextlib.contextmanager
+def _progress() -> Generator[Callable[[str, Iterable[int]], Iterable[int]], None, None]:
+    """Opens progress bars, where rich is installed and someone is looking: a function of what is said and followed."""
     try:
         from rich.console import Console
         from rich.progress import Progress
     except ImportError:
-        yield from ((spec, iter) for spec in found)
+        yield lambda _, steps: steps
         return
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for number, spec in enumerate(found, 1):
-            yield spec, functools.partial(bar.track, description=f"dot {number} of {len(found)}")
+        yield lambda said, steps: bar.track(steps, description=said)

@@ -1,4 +1,4 @@
-"""The command `jbdot`: explain, bench, plan, comm, run, optimize, doctor, demo."""
+"""The command `jbdot`: explain, bench, tune, plan, comm, run, optimize, doctor, demo."""
 
 import ast
 import contextlib
@@ -202,6 +202,40 @@ def bench(
         timed = benchmark.bench(explanation.dot_spec, seconds, functools.partial(bar.track, description="timing"))
     show(paragraph(explanation.call()), {"(?s).*": "bold"})
     show(f"\n{timed}", {r"(?m)^.*\(auto\).*": "bold"})
+
+
+@app.command(epilog="Example: jbdot tune --machine")
+def tune(
+    function: Annotated[str | None, typer.Argument(help="What to tune, such as batch_dot.")] = None,
+    shapes: Annotated[list[str] | None, typer.Argument(help="Both operands' shapes, such as 64x128x128.")] = None,
+    machine: Annotated[
+        bool, typer.Option("--machine", help="Measure this machine's CPU, for dots that are not tuned themselves.")
+    ] = False,
+    axes: AxesText = None,
+    dialect: Dialect = None,
+    dtype: DtypeName = "float32",
+    equation: Equation = None,
+    transpose_a: TransposeA = False,
+    transpose_b: TransposeB = False,
+    adjoint_a: AdjointA = False,
+    adjoint_b: AdjointB = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.01, help="About how long to measure: a dot 1, the machine 25.")
+    ] = None,
+) -> None:
+    """Time the lowerings of a call on this machine, or the machine itself, and keep what is found for "auto"."""
+    if machine == (function is not None):
+        raise ValueError("tune takes a function and the shapes of its operands, or --machine.")
+    if function is None:
+        show(str(jbdot.tune(seconds=seconds)))
+        return
+    if len(shapes or ()) != 2:
+        raise ValueError(f"tune takes the shapes of two operands, not of {len(shapes or ())}.")
+    left, right = (jax.ShapeDtypeStruct(shape(text), dtype_of(dtype)) for text in shapes or ())
+    given = options(axes, equation, transpose_a, transpose_b, adjoint_a, adjoint_b)
+    door = find(function, dialect)
+    for found in jbdot.tune(lambda x, y: door(*call(door, x, y, given)), left, right, seconds=seconds):
+        show(str(found))
 
 
 @app.command(epilog="Example: jbdot plan matmul 64x1024x1024 64x1024x1024 --mesh x=4,y=4 --lhs ,,xy --rhs ,xy,")

@@ -35,7 +35,8 @@ def found() -> list[tuple[str, str]]:
     if platform.libc_ver()[0] == "glibc" and on_cpu():
         rows.append(("large results", large_results(os.environ.get("GLIBC_TUNABLES", ""))))
     rows += [("known miscompilation", miscompilations.text(known)) for known in miscompilations.here()]
-    rows += [("estimates of lowerings", f"for CPUs, fitted on {' and '.join(costs.machines())}; others get the same")]
+    fitted = f"fitted on {' and '.join(costs.machines())}; here: {tuning_cache.machine().said}"
+    rows += [("estimates of lowerings", f"for CPUs, {fitted}")]
     rows += [("lowering", mark.process_text()), ("tables of a dot", tables_text())]
     return [*versions(), *((f"extra {extra}", extra_text(extra)) for extra in EXTRAS), *devices(), *rows]
 

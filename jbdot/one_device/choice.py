@@ -22,8 +22,6 @@ PLATFORMS: Final = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # backend name: 
 AUTO: Final = "auto"
 MEASURED: Final = "measured"  # as "auto", but what is not known yet of a dot is timed when it is lowered
 NAMES: Final = (AUTO, *LOWERINGS, MEASURED)
-_SURE: Final = 1.02  # times faster than "direct" that a lowering has to be estimated at least
-_CAUTION: Final = 0.5  # the part of an estimate's doubt that is added to that
 HASH: Final = "hash"  # some lowering that fits: for tests of a whole process
 
 
@@ -39,6 +37,7 @@ class Choice:
         source: What the gain comes from, such as "measured, jax 0.12.0.1".
         case: What the gain is of: the one case that a rule was measured on, of which this dot may be far in dtype and
             size, such as "int8[64,128,128] by int8[64,128,128], float32 was not measured"; or "this dot" when tuned.
+        estimates: What the lowerings of this dot are estimated to take, fastest first, where the choice is by that.
     """
 
     lowering: str
@@ -46,15 +45,30 @@ class Choice:
     gain: float | None = None
     source: str = ""
     case: str = ""
+    estimates: tuple[Estimate, ...] = ()
 
     @property
     def function(self) -> Lowering:
         """Returns the lowering itself."""
         return LOWERINGS[self.lowering]
 
+    @property
+    def estimates_text(self) -> str:
+        """Says what each lowering is estimated to take, and how far such estimates were off; nothing of one alone."""
+        if len(self.estimates) < 2:
+            return ""
+        doubts = sorted(one.doubt for one in self.estimates if one.lowering != "direct")
+        off = " to ".join(dict.fromkeys(f"{doubt:.2g}" for doubt in (doubts[0], doubts[-1])))
+        times = ", ".join(f"{one.lowering} {_us_text(one.us)}" for one in self.estimates)
+        return f"{times} us; such estimates were off by {off} times"
+
     def __str__(self) -> str:
         gain = f": {self.gain:.2g} times faster on {self.case} ({self.source})" if self.gain else ""
         return f"{self.lowering}, {self.why}{gain}"
+
+
+def _us_text(us: float) -> str:
+    return f"{us:,.0f}" if us >= 100 else f"{us:.2g}"
 
 
 def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool = False) -> Choice:
@@ -79,9 +93,9 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     if not _can_choose(spec):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
     # An exported program is for other machines too.
-    found = None if exported else tuning_cache.choice(spec, platform, measured=lowering == MEASURED)
-    if found is not None and _is_right(spec, platform, found[0]):
-        lowering, gain, source = found
+    tuned = None if exported else tuning_cache.choice(spec, platform, measured=lowering == MEASURED)
+    if tuned is not None and _is_right(spec, platform, tuned[0]):
+        lowering, gain, source = tuned
         return Choice(lowering, "as was measured", gain if lowering != "direct" else None, source, "this dot")
     if is_doubled(spec, platform) and min(spec.m, spec.n) > 1:  # vectors are summed, and came out right
         return Choice("evened", "as XLA doubles some sums of int8 over an odd size on GPUs (`jbdot doctor`)")
@@ -89,11 +103,12 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
         if rule.fits(spec) and not (exported and LOWERINGS[rule.lowering].pins):
             gain, source = rules.measured(rule)
             return Choice(rule.lowering, rule.why, gain, source, rule.measured_case(spec))
-    best = surest(estimated(spec, platform, exported))
+    found = estimated(spec, platform, exported)
+    best = surest(found)
     if best.lowering == "direct":
-        return Choice("direct", "as it stands: no other way is surely faster")
+        return Choice("direct", "as it stands: no other way is surely faster", estimates=found)
     source = f"estimated; such estimates were off by {best.doubt:.2g} times"
-    return Choice(best.lowering, LOWERINGS[best.lowering].why, best.gain, source, "this dot")
+    return Choice(best.lowering, LOWERINGS[best.lowering].why, best.gain, source, "this dot", found)
 
 
 def estimated(spec: DotSpec, platform: str, exported: bool = False) -> tuple[Estimate, ...]:
@@ -101,7 +116,7 @@ def estimated(spec: DotSpec, platform: str, exported: bool = False) -> tuple[Est
     if platform != "cpu" or not _can_choose(spec) or not costs.knows(spec):
         return ()
     names = [name for name in safe(spec) if not (exported and LOWERINGS[name].pins)]
-    return costs.estimates(spec, tuple(names))
+    return costs.estimates(spec, tuple(names), tuning_cache.machine(exported))
 
 
 def safe(spec: DotSpec) -> list[str]:
@@ -125,13 +140,7 @@ def _may_be_refused(spec: DotSpec, lowering: str) -> bool:
 
 def surest(found: Sequence[Estimate]) -> Estimate:
     """Returns the estimate that is least, "direct" unless another is less by more than it is doubted."""
-    as_it_stands = Estimate("direct", math.inf, 1.0, 1.0)
-    return min(found, key=lambda one: one.us * _margin(one), default=as_it_stands)
-
-
-def _margin(estimate: Estimate) -> float:
-    """Gives the factor that another lowering than "direct" has to be faster by."""
-    return 1.0 if estimate.lowering == "direct" else _SURE * estimate.doubt**_CAUTION
+    return min(found, key=lambda one: one.us * one.margin, default=Estimate("direct", math.inf))
 
 
 def check_kept(spec: DotSpec, platform: str, lowering: str) -> None:

@@ -4,14 +4,14 @@
 For each lowering a sum of small trees over them gives the logarithm of its time over that of "direct", and one more the
 time of "direct" itself. The trees are data (`costs.npz`): `python -m benchmarks.fit` makes them of random contractions
 that were timed, every lowering of each, on more than one machine, and with more than one version of JAX: XLA's kernels
-changed with jaxlib 0.12. An estimate that was far off on contractions kept back from the fit is doubted as much
-(`doubt`).
+changed with jaxlib 0.12. An estimate that was far off on contractions kept back from the fit is doubted as much; on a
+kind of CPU that was not fitted, as much as estimates were off on a machine whose rows were all kept back (`Machine`).
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from jax import numpy as jnp
 from numpy.typing import NDArray
 
 from jbdot.one_device.dot_spec import DotSpec
+from jbdot.one_device.lowerings import moved
 
 FILE: Final = Path(__file__).with_name("costs.npz")
 DTYPES: Final = ("bool", "int8", "int16", "uint8", "bfloat16", "float16", "float32", "float64", "complex64")
@@ -28,6 +29,10 @@ TIME: Final = "us"  # the trees that give the time of "direct" itself, in micros
 TIMED: Final = (*DTYPES, "uint16", "uint32", "int64", "float8_e4m3fn", "float8_e5m2")  # what the tables have, or alike
 FEWEST: Final = 1 << 13  # multiply-adds of what was timed
 HAS_NEW_KERNELS: Final = jax.__version_info__ >= (0, 12)
+RANGE: Final = (-3.0, 2.0)  # of the logarithms that are fitted
+SURE: Final = 1.02  # times faster than "direct" that a lowering has to be estimated at least
+CAUTION: Final = 0.5  # the part of an estimate's doubt that is added to that where its kind of CPU was fitted
+FAR_CAUTION: Final = 1.0  # and elsewhere
 _NONE: Final = -1.0  # of a feature that a dot has not
 
 Axes = Sequence[tuple[str, int]]  # (label, size), major to minor
@@ -42,12 +47,72 @@ class Estimate:
         us: A call, in microseconds.
         gain: How many times faster than "direct".
         doubt: By what factor such gains were off on contractions that were not fitted, the root mean square.
+        margin: How many times faster it has to be estimated to be taken.
     """
 
     lowering: str
     us: float
-    gain: float
-    doubt: float
+    gain: float = 1.0
+    doubt: float = 1.0
+    margin: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Machine:
+    """What estimates are corrected by on a kind of CPU, and how far they are doubted there.
+
+    log(us) = trees' + offset, margin = SURE * exp(caution * doubt)
+
+    Attributes:
+        said: What is known of the machine, as a clause.
+        doubts: For each sum of the trees the root mean square of what it was off by, a logarithm.
+        caution: The part of a doubt that a lowering has to be faster by.
+        offsets: By "LOWERING KIND" what the trees are off by for numbers of a kind, a logarithm, where that was
+            measured.
+    """
+
+    said: str
+    doubts: Mapping[str, float]
+    caution: float
+    offsets: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
+
+    def measured(self, offsets: Mapping[str, float], doubts: Mapping[str, float], cases: int) -> "Machine":
+        """Makes the machine that was measured: offsets, doubts where a lowering was timed, and of how many dots."""
+        said = f"estimates are corrected by {cases} dots that were timed here (`jbdot tune --machine`)"
+        known = {name: doubts.get(name, doubt) for name, doubt in self.doubts.items()}
+        return dataclasses.replace(self, said=said, offsets=offsets, doubts=known)
+
+    def estimate(self, lowering: str, log: float, direct_us: float, dtype: str) -> Estimate:
+        """Makes an estimate of what the trees say: the logarithm of a lowering's time over that of "direct"."""
+        direct_us *= math.exp(self.offsets.get(offset_name(TIME, dtype), 0.0))
+        if lowering == "direct":
+            return Estimate(lowering, direct_us)
+        log += self.offsets.get(offset_name(lowering, dtype), 0.0)
+        doubt = math.exp(self.doubts[lowering])
+        return Estimate(lowering, direct_us * math.exp(log), math.exp(-log), doubt, SURE * doubt**self.caution)
+
+
+def offset_name(lowering: str, dtype: str) -> str:
+    """Names what a machine's offset is of: a lowering, and a kind of numbers that the same kernels take."""
+    kind = "integer" if "int" in dtype or dtype == "bool" else dtype.partition("_")[0]
+    return f"{lowering} {kind}"
+
+
+def shipped(kind: str) -> Machine:
+    """Returns what jbdot brings along for a kind of CPU, as `timing.processor_kind` says it; "" is one nobody knows."""
+    with np.load(FILE) as file:
+        kinds = file["kinds"].tolist()
+        names, doubts = file["names"].tolist(), file["doubts" if kind in kinds else "far"].tolist()
+    known = dict(zip(names, doubts, strict=True))
+    if kind in kinds:
+        return Machine("estimates were fitted on this kind of CPU", known, CAUTION)
+    said = "no CPU of this kind was timed: estimates are doubted more (`jbdot tune --machine`)"
+    return Machine(said, known, FAR_CAUTION)
+
+
+def clipped(log: float) -> float:
+    """Cuts the logarithm of a lowering's time over that of "direct": beyond, it is as good or as bad as it gets."""
+    return max(RANGE[0], min(RANGE[1], log))
 
 
 def knows(spec: DotSpec) -> bool:
@@ -62,16 +127,13 @@ def machines() -> list[str]:
 
 
 @functools.lru_cache(maxsize=4096)
-def estimates(spec: DotSpec, names: tuple[str, ...]) -> tuple[Estimate, ...]:
+def estimates(spec: DotSpec, names: tuple[str, ...], machine: Machine) -> tuple[Estimate, ...]:
     """Estimates these lowerings of a dot, fastest first; those that the model does not know are left out."""
     trees = Trees.stored()
     logs = dict(zip(trees.names, trees(features(spec)), strict=True))
-    direct_us = math.exp(logs[TIME])
-    found = [Estimate("direct", direct_us, 1.0, 1.0)] if "direct" in names else []
-    for name in names:
-        if name in logs and name != TIME:
-            log, doubt = logs[name], math.exp(trees.doubts[name])
-            found.append(Estimate(name, direct_us * math.exp(log), math.exp(-log), doubt))
+    direct_us = math.exp(logs.pop(TIME))
+    logs |= {"direct": 0.0}
+    found = (machine.estimate(name, logs[name], direct_us, spec.lhs_dtype) for name in names if name in logs)
     return tuple(sorted(found, key=lambda estimate: estimate.us))
 
 
@@ -87,7 +149,6 @@ class Trees:
         borders: What it is compared with.
         leaves: Logarithms, by sum, tree and leaf.
         biases: A logarithm for each sum.
-        doubts: The root mean square of what each was off by out of the fit, also a logarithm.
     """
 
     names: tuple[str, ...]
@@ -95,7 +156,6 @@ class Trees:
     borders: NDArray[np.float32]
     leaves: NDArray[np.float32]
     biases: NDArray[np.float32]
-    doubts: dict[str, float]
 
     def __call__(self, x: NDArray[np.float32]) -> list[float]:
         """Evaluates every sum on the features of one dot."""
@@ -110,10 +170,9 @@ class Trees:
         """Reads the trees that were fitted."""
         with np.load(FILE) as file:
             names = tuple(file["names"].tolist())
-            doubts = dict(zip(names, file["doubts"].tolist(), strict=True))
             arrays = (file[part] for part in ("asked", "borders", "leaves", "biases"))
             asked, borders, leaves, biases = arrays
-            return Trees(names, asked, borders, leaves.astype(np.float32), biases, doubts)
+            return Trees(names, asked, borders, leaves.astype(np.float32), biases)
 
 
 def features(spec: DotSpec, new: bool = HAS_NEW_KERNELS) -> NDArray[np.float32]:
@@ -141,7 +200,7 @@ def features(spec: DotSpec, new: bool = HAS_NEW_KERNELS) -> NDArray[np.float32]:
         *_last(out, 2, contracting, (lhs, rhs)),
         *_last(written, 3, contracting, (smaller, larger, out)),
         *_sum(written, contracting),
-        *_moved(spec),
+        *_copied(spec),
     ]
     return np.asarray(found, np.float32)
 
@@ -251,14 +310,7 @@ def _sum(axes: Axes, contracting: set[str]) -> list[float]:
     return [float(len(summed)), float(bool(summed) and summed[-1] % 8 == 0), float(behind == 1), _log(behind)]
 
 
-def _moved(spec: DotSpec) -> list[float]:
+def _copied(spec: DotSpec) -> list[float]:
     """Counts what "pinned" copies, as the operands stand and with rhs first."""
-    c = spec.contraction
-    lhs_stays = c.lhs == c.batch + c.lhs_free + c.contracting
-    rhs_stays = c.rhs in (c.batch + c.rhs_free + c.contracting, c.batch + c.contracting + c.rhs_free)
-    lhs_turns = c.lhs in (c.batch + c.lhs_free + c.contracting, c.batch + c.contracting + c.lhs_free)
-    rhs_turns = c.rhs == c.batch + c.rhs_free + c.contracting
-    left, right = math.prod(spec.lhs), math.prod(spec.rhs)
-    stays = left * (not lhs_stays) + right * (not rhs_stays)
-    turns = left * (not lhs_turns) + right * (not rhs_turns) + math.prod(spec.out)
+    stays, turns = moved(spec), moved(spec.swapped) + math.prod(spec.out)
     return [_log(stays), _log(turns), float(min(spec.m, spec.n) > 1 and turns < stays)]

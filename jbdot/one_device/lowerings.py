@@ -166,7 +166,7 @@ def pinned(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     turns it around in spite of the pin, and then cannot compile it (`miscompilations`).
     """
     pins_result = RIGHT_PINS or spec.batch == 1
-    if pins_result and min(spec.m, spec.n) > 1 and _moved(spec.swapped) + math.prod(spec.out) < _moved(spec):
+    if pins_result and min(spec.m, spec.n) > 1 and moved(spec.swapped) + math.prod(spec.out) < moved(spec):
         c = spec.contraction
         out = pinned(spec.swapped, rhs, lhs)
         return _row_major(_ordered(out, c.batch + c.rhs_free + c.lhs_free, c.dot_out))
@@ -471,7 +471,7 @@ def _merged(
     return x.reshape([spec.size(group) for group in groups[order]]), order
 
 
-def _moved(spec: DotSpec) -> int:
+def moved(spec: DotSpec) -> int:
     """Counts the elements that `pinned` copies: lhs unless it is (batch, m, k), rhs unless it is a plain matrix."""
     c = spec.contraction
     lhs_stays = c.lhs == c.batch + c.lhs_free + c.contracting

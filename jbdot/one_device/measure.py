@@ -90,10 +90,11 @@ def _once_us(call: Call) -> float:
 def measure(spec: DotSpec, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
     """Times lowerings of a dot side by side on random operands, fastest first; none that the backend refuses."""
     made = Candidates.of(spec, names)
-    return _timed(made, made.calls, seconds, track)
+    return timed(made, made.calls, seconds, track)
 
 
-def _timed(made: Candidates, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
+def timed(made: Candidates, names: Iterable[str], seconds: float, track: Track = iter) -> list[Timing]:
+    """Times these of the candidates side by side, fastest first."""
     times = rounds({name: made.calls[name] for name in names}, seconds, track=track)
     gains = ratios(times, "direct" if "direct" in times else next(iter(times)))
     found = [Timing(name, made.compile_ms[name], Spread.of(times[name]), gains[name]) for name in times]
@@ -137,7 +138,7 @@ def _winner(spec: DotSpec, names: list[str]) -> Timing | None:
         if "direct" not in made.calls:
             return None
         hopeless = made.hopeless()
-        return surest(_timed(made, [name for name in made.calls if name not in hopeless], SECONDS))
+        return surest(timed(made, [name for name in made.calls if name not in hopeless], SECONDS))
 
 
 def operands(spec: DotSpec) -> tuple[jax.Array, jax.Array]:

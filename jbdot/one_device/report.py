@@ -96,6 +96,10 @@ class ReportRow:
         """Says whether the result is far larger than all operands, and large."""
         return self.dot_spec.is_static and self.result_bytes > max(_LARGE, _TIMES * self.operand_bytes)
 
+    def lines(self) -> tuple[str, ...]:
+        """Says what stands below the row: the dot, and what its lowerings are estimated to take."""
+        return str(self.contraction), self.operands, self.choice.estimates_text
+
     def cells(self) -> tuple[str, ...]:
         """Returns the row as text."""
         path, _, where = self.source.rpartition("/")
@@ -207,7 +211,7 @@ class Report:
             (where, times, flops, lowering, str(1 + notes.index(_note(why, gain))))
             for where, times, _, _, flops, lowering, gain, why in cells
         ]
-        dots = [f"{contraction}\n{operands}" for _, _, contraction, operands, *_ in cells]
+        dots = ["\n".join(filter(None, row.lines())) for row in self.rows]
         said = [paragraph(f"{number}: {note}", 2) for number, note in enumerate(notes, 1)]
         parts = [
             paragraph(self.title),

@@ -191,7 +191,7 @@ def test_several_processes_at_once(file):
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert len([line for line in file.read_text().splitlines() if line]) == 150
-    assert len(tuning_cache._read(file)) == 50
+    assert len(tuning_cache._read(file).dots) == 50
 
 
 def test_rounds_are_side_by_side():

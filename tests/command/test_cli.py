@@ -156,7 +156,7 @@ def test_doctor(jbdot):
         assert fact in out
 
 
-VERBS = ("explain", "bench", "plan", "comm", "run", "optimize", "doctor", "demo")
+VERBS = ("explain", "bench", "tune", "plan", "comm", "run", "optimize", "doctor", "demo")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -188,6 +188,25 @@ def test_bench(jbdot, monkeypatch):
     args = ("bench", "contract", "2x4x8", "2x8x4", "--equation", "bmk,bkn->bmn", "--dtype", "int8")
     assert "int32[2,4,4]" in jbdot(*args, "--out-dtype", "int32", "--seconds", "0.02")[1]
     assert jbdot("bench", "batch_dot", "2x4x8", "2x5x8")[0] == 2
+
+
+def test_tune(jbdot, tmp_path, monkeypatch):
+    file = tmp_path / "tuned.jsonl"
+    monkeypatch.setenv("JBDOT_TUNED", str(file))
+    code, out, _ = jbdot("tune", "batch_dot", "2x4x8", "2x4x8", "--axes", "1,1", "--seconds", "0.02")
+    assert code == 0
+    assert "kept: " in out
+    assert file.read_text().count('"lowering"') == 1
+    code, out, _ = jbdot("tune", "--machine", "--seconds", "1e-9")
+    assert code == 2
+    assert "seconds" in jbdot("tune", "--machine", "--seconds", "1e-9")[2]
+    monkeypatch.setattr("jbdot.one_device.calibration.DOTS", ())
+    code, out, _ = jbdot("tune", "--machine")
+    assert code == 0
+    assert "0 dots timed" in out
+    assert file.read_text().count('"machine"') == 1
+    for args in ((), ("--machine", "dot", "2x3", "3x2"), ("dot", "2x3")):
+        assert jbdot("tune", *args)[0] == 2
 
 
 PLAN = ("plan", "batch_dot", "64x1024x1024", "64x1024x1024", "--mesh", "x=4,y=4", "--lhs", ",,xy", "--rhs", ",xy,")

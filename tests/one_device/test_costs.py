@@ -68,7 +68,6 @@ def test_trees_are_summed():
         np.asarray([[[1.0, 2.0], [0.0, 5.0]], [[0.5, 0.5], [9.0, 9.0]]], np.float32),
         np.arange(16, dtype=np.float32).reshape(2, 2, 4),
         np.asarray([100.0, -1.0], np.float32),
-        {},
     )
     for x in ((0, 0, 0), (2, 3, 1), (1, 6, 0), (10, 1, 1)):
         assert trees(np.asarray(x, np.float32)) == by_hand(trees, x)
@@ -78,7 +77,10 @@ def test_trees_are_summed():
 def test_the_stored_trees_are_whole():
     trees = Trees.stored()
     assert {TIME, "pinned", "swapped", "reduced", "unrolled", "split"} <= set(trees.names)
-    assert set(trees.doubts) == set(trees.names)
+    for kind in ("", "AuthenticAMD family 25 model 1"):
+        doubts = costs.shipped(kind).doubts
+        assert set(doubts) == set(trees.names)
+        assert all(0 < doubt < 2 for doubt in doubts.values())
     x = features(drawn(random.Random(3), "float32"))
     assert trees.asked.max() < x.size
     np.testing.assert_allclose(trees(x), by_hand(trees, x), rtol=1e-4, atol=1e-4)
@@ -86,7 +88,8 @@ def test_the_stored_trees_are_whole():
 
 def test_estimates_are_sorted_and_hold_together():
     spec = of((64, 128, 128), (64, 128, 128), (((1,), (1,)), ((0,), (0,))))
-    found = estimates(spec, ("direct", "pinned", "reduced", "lanes"))  # "lanes" is of TPUs: no CPU timed it
+    names = ("direct", "pinned", "reduced", "lanes")
+    found = estimates(spec, names, costs.shipped(""))  # "lanes" is of TPUs: no CPU timed it
     assert sorted(one.lowering for one in found) == ["direct", "pinned", "reduced"]
     assert [one.us for one in found] == sorted(one.us for one in found)
     direct = next(one for one in found if one.lowering == "direct")

@@ -12,7 +12,7 @@ import pytest
 from jax import numpy as jnp
 from jax.profiler import ProfileData
 
-from benchmarks import gpu, gpu_int8, gpu_report
+from benchmarks import gpu, gpu_experts, gpu_int8, gpu_report
 from benchmarks.device_trace import MARK, spans
 from benchmarks.drawn import LARGE, MEDIUM, Range, drawn
 from benchmarks.gpu_arithmetic import MATRICES, VECTOR, Asked, asked, expected_of, judged, models, nearest
@@ -179,6 +179,7 @@ def few(monkeypatch):
     monkeypatch.setattr(gpu, "asked", lambda: one)
     few_int8 = [gpu_int8.Asked(3, 2, 5, way) for way in ("bare", "padded to 4")]
     monkeypatch.setattr(gpu_int8, "asked", lambda: few_int8)
+    monkeypatch.setattr(gpu_experts, "DTYPES", ("float32",))
 
 
 def test_a_run_measures_each_part_once_and_reports(tmp_path, few, capsys):
@@ -198,6 +199,10 @@ def test_a_run_measures_each_part_once_and_reports(tmp_path, few, capsys):
         assert row["auto"] in row["same"]
         assert all(gpu_report.way(row, name)["us"] for name in row["same"])
         assert not any(gpu_report.is_wrong(row, name) for name in row["same"])
+    assert len(found["experts"]) == 2  # forward, and gradients
+    for row in found["experts"].values():
+        assert gpu_report.way(row, "grouped")["far"] < 1e-6
+        assert all(gpu_report.way(row, name)["us"] for name in gpu_experts.WAYS)
     for row in found["workloads"].values():
         assert len(row["ways"]["bare again"]["us"]) >= 5
     report = path.with_suffix(".md").read_text()
