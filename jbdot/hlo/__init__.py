@@ -10,6 +10,9 @@ counts words, and are minded here:
 - Between slices of TPUs a collective is a `send` to the host, which says what it is part of.
 """
 
+import functools
+import math
+
 from jbdot.hlo.collective import KINDS, Collective, Origin, total
 from jbdot.hlo.costs import estimate, flops
 from jbdot.hlo.instruction import NoEstimate, Unreadable
@@ -63,18 +66,24 @@ def bytes_sent(text: str) -> int:
     return total(collectives(text))
 
 
-def estimated_cycles(text: str) -> int:
+def estimated_cycles(text: str, bytes_a_cycle: float = math.inf) -> int:
     """Sums the estimates of a compiled module, each as often as it runs.
 
     A fusion has one estimate for all that it holds. What is in a loop counts once a trip, and of a conditional's
     branches the costliest counts. Operations without an estimate, such as asynchronous copies and collectives, count
-    nothing.
+    nothing. But for a copy or a reshape that gives an array another layout: of the one the compiler estimates a few
+    cycles where it stays within vector memory, and of the other none. They count no less than what they read and
+    write, with what fills tiles up, takes at `bytes_a_cycle`.
+
+    Args:
+        text: The module.
+        bytes_a_cycle: What memory reads and writes; without it, only what the compiler says counts.
 
     Raises:
         NoEstimate: An estimate is below zero, or the largest number, as the compiler says where it has none.
         Unreadable: How often a loop runs is not in the text.
     """
-    return Module(text).total(estimate)
+    return Module(text).total(functools.partial(estimate, bytes_a_cycle=bytes_a_cycle))
 
 
 def dot_flops(text: str) -> int:

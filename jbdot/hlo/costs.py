@@ -4,7 +4,7 @@ import math
 import re
 from typing import Final
 
-from jbdot.hlo.instruction import Instruction, NoEstimate, Unreadable, sizes_of
+from jbdot.hlo.instruction import Instruction, NoEstimate, Unreadable, sizes_of, tiled_bytes
 
 _ESTIMATE: Final = re.compile(r'"estimated_cycles":"(\d+)"')
 _ELSEWHERE: Final = re.compile(r'custom_call_target="(__cu|__onednn|tpu_custom_call|triton)')
@@ -13,8 +13,16 @@ _LABELS: Final = re.compile(r"\bdim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW: Final = re.compile(r"\bwindow=\{([^}]*)\}")
 
 
-def estimate(_: dict[str, Instruction], instruction: Instruction) -> int | None:
-    """Reads the cycles that the compiler estimates; None where the instruction has no estimate of its own."""
+def estimate(body: dict[str, Instruction], instruction: Instruction, bytes_a_cycle: float = math.inf) -> int | None:
+    """Reads the cycles that the compiler estimates, of a new layout no fewer than moving it takes; None without any."""
+    found = _read(instruction)
+    if instruction.opcode not in ("copy", "reshape") or math.isinf(bytes_a_cycle):
+        return found
+    moved = tiled_bytes(instruction.shape) + sum(tiled_bytes(body[name].shape) for name in instruction.operands)
+    return max(found or 0, round(moved / bytes_a_cycle))
+
+
+def _read(instruction: Instruction) -> int | None:
     found = _ESTIMATE.search(instruction.attributes)
     if found and int(found[1]) >= 1 << 63:
         raise NoEstimate(f"the compiler estimates {int(found[1]) - (1 << 64)} cycles")

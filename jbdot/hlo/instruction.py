@@ -12,6 +12,7 @@ _LINE: Final = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*
 _INDEX: Final = re.compile(r"\bindex=(\d+)")
 _ARRAY: Final = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{[^}]*?E\((\d+)\))?")
 _BITS: Final = re.compile(r"[a-z]+?(\d+)")
+_TILED: Final = re.compile(r"\{([\d,]+):T\(([\d,]+)\)")
 UNCHANGED: Final = frozenset(("copy", "copy-start", "copy-done", "bitcast", "convert", "reshape"))
 
 
@@ -77,6 +78,23 @@ def byte_count(shape: str) -> int:
         -(-math.prod(int(size.lstrip("<=")) for size in sizes.split(",") if size) * _bits(dtype, packed) // 8)
         for dtype, sizes, packed in _ARRAY.findall(shape)
     )
+
+
+def tiled_bytes(shape: str) -> int:
+    """Counts the bytes that one array takes in memory: the axes that vary fastest are filled up to whole tiles.
+
+    Example:
+        >>> tiled_bytes("bf16[8,125,512]{2,1,0:T(8,128)(2,1)}") == 2 * 8 * 128 * 512
+        True
+    """
+    found = _TILED.search(shape)
+    if not found:
+        return byte_count(shape)
+    sizes = sizes_of(shape)
+    for axis, tile in zip(map(int, found[1].split(",")), map(int, reversed(found[2].split(","))), strict=False):
+        sizes[axis] = -(-sizes[axis] // tile) * tile
+    dtype, _, packed = _ARRAY.findall(shape)[0]
+    return -(-math.prod(sizes) * _bits(dtype, packed) // 8)
 
 
 def _bits(dtype: str, packed: str) -> int:

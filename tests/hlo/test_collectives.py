@@ -236,6 +236,22 @@ def test_an_estimate_below_zero_is_none():
         estimated_cycles(text.replace(f'"{2**64 - 1}"', f'"{2**63 - 1}"'))
 
 
+def test_a_new_layout_is_not_believed_to_cost_less_than_what_it_moves():
+    """A copy of 42 cycles, and a reshape of none: of tiles of 8 by 128, of 2-byte and 4-byte numbers."""
+    text = entry(
+        "%x = f32[2,256,100]{2,1,0:T(8,128)S(1)} parameter(0)\n"
+        '  %y = f32[2,256,100]{1,2,0:T(8,128)S(1)} copy(%x), backend_config={"estimated_cycles":"42"}\n'
+        "  %z = bf16[1000,512]{1,0:T(8,128)(2,1)} parameter(1)\n"
+        "  %w = bf16[8,125,512]{2,1,0:T(8,128)(2,1)S(1)} reshape(%z)\n"
+        '  %v = bf16[8] bitcast(%w), backend_config={"estimated_cycles":"7"}'
+    )
+    assert estimated_cycles(text) == 49
+    copied = 4 * (2 * 256 * 128 + 2 * 104 * 256)
+    laid = 2 * (1000 * 512 + 8 * 128 * 512)
+    assert estimated_cycles(text, 2.0) == copied // 2 + laid // 2 + 7
+    assert estimated_cycles(text, 1e6) == 42 + 2 + 7
+
+
 def test_what_is_the_same_but_for_its_line_is_equal():
     assert Collective("all-gather", 4, 4, 8, 32, origins=(Origin("f32[2]", 8),)) == Collective(
         "all-gather", 4, 4, 8, 32
