@@ -13,10 +13,12 @@ counts words, and are minded here:
 import functools
 import math
 
-from jbdot.hlo.collective import KINDS, Collective, Origin, total
+from jbdot.hlo.collective import KINDS, Collective, total
 from jbdot.hlo.costs import estimate, flops
 from jbdot.hlo.instruction import NoEstimate, Unreadable
+from jbdot.hlo.memory import Held, Memory
 from jbdot.hlo.module import Module
+from jbdot.hlo.origins import Origin
 from jbdot.hlo.sources import Frame
 from jbdot.hlo.traffic import Traffic
 
@@ -24,6 +26,7 @@ __all__ = (
     "KINDS",
     "Collective",
     "Frame",
+    "Held",
     "NoEstimate",
     "Origin",
     "Unreadable",
@@ -31,6 +34,7 @@ __all__ = (
     "collectives",
     "dot_flops",
     "estimated_cycles",
+    "held_at_peak",
 )
 
 
@@ -95,3 +99,24 @@ def dot_flops(text: str) -> int:
         Unreadable: A library or a kernel of somebody's own computes, or how often a loop runs is not in the text.
     """
     return Module(text).total(flops)
+
+
+def held_at_peak(text: str) -> tuple[Held, ...]:
+    """Lists what a device holds where it holds most, by the schedule that the text is, the most bytes first.
+
+    It is a reading of the text, not the compiler's own table of addresses, which packs arrays. The
+    compiler's figure of temporaries is the one to trust; this says which arrays they are.
+
+    Example:
+        >>> from jbdot.hlo import held_at_peak
+        >>> text = '''HloModule jit_f, is_scheduled=true
+        ...
+        ... ENTRY %main (x: f32[8,4]) -> f32[8] {
+        ...   %x = f32[8,4]{1,0} parameter(0), metadata={op_name="x"}
+        ...   %wide = f32[8,64]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+        ...   ROOT %sum = f32[8]{0} reduce(%wide), dimensions={1}
+        ... }'''
+        >>> [(held.role, held.origin.shape, held.bytes) for held in held_at_peak(text)]
+        [('temporary', 'f32[8,64]', 2048), ('argument', 'f32[8,4]', 128), ('result', 'f32[8]', 32)]
+    """
+    return Memory(text).peak()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from jbdot.hlo.instruction import Unreadable
-from jbdot.hlo.sources import Frame
+from jbdot.hlo.origins import Origin
 
 KINDS: Final = (
     "all-gather",
@@ -16,26 +16,6 @@ KINDS: Final = (
     "collective-permute",
     "collective-broadcast",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """An array that a collective moves, and where in the source it is from.
-
-    Attributes:
-        shape: What a device gives, such as "bf16[32,128]".
-        given: The bytes of it.
-        op_name: JAX's name of the operation, such as "jit(step)/transpose(jvp())/dot_general"; empty where none is
-            known.
-        argument: The name of the argument of the program that the array is, where it is one.
-        frames: The lines that called for it, the innermost first.
-    """
-
-    shape: str
-    given: int
-    op_name: str = ""
-    argument: str = ""
-    frames: tuple[Frame, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ class Module:
     """The computations of a module, each a dict of instructions by name."""
 
     def __init__(self, text: str) -> None:
+        self.head = text.partition("\n")[0]
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = name = ""
         for line in text.splitlines():

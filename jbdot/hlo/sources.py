@@ -13,14 +13,6 @@ _INLINE: Final = re.compile(r'\bsource_file="([^"]*)" source_line=(\d+)')
 _ENTRY: Final = re.compile(r'^(\d+) (?:"(.*)"|\{(.*)\})$')
 _TABLES: Final = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _NONE: Final = 0  # the number of no frame
-CARRIED: Final = (
-    "remat2",
-    "remat",
-    "checkpoint",
-    "while",
-    "optimization_barrier",
-)  # JAX's names of what computes nothing
-HOLDING: Final = ("tuple", "while", "conditional", "call")  # what reads it does not read each of its parts
 
 
 class Frame(NamedTuple):

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from jbdot.hlo.collective import KINDS, Collective, Origin, scattered, total, with_result
+from jbdot.hlo.collective import KINDS, Collective, scattered, total, with_result
 from jbdot.hlo.device_groups import groups_of, integers, listed, members, senders
-from jbdot.hlo.instruction import Instruction, Unreadable, byte_count, is_same, plain
-from jbdot.hlo.module import Module, branches, parts
-from jbdot.hlo.sources import CARRIED, HOLDING, Frame, Sources
+from jbdot.hlo.instruction import Instruction, Unreadable, byte_count, plain
+from jbdot.hlo.module import branches, parts
+from jbdot.hlo.origins import Origin, Origins
 
 PAIRS: Final = re.compile(r"\bsource_target_pairs=\{((?:\{[^}]*\},?)*)\}")
 _ACROSS: Final = re.compile(
@@ -27,13 +27,12 @@ _TRANSFERS: Final = {
 }
 
 
-class Traffic(Module):
+class Traffic(Origins):
     """A module, and what is sent in it."""
 
     def __init__(self, text: str, open_trips: int | None = None) -> None:
         super().__init__(text)
         self.open_trips = open_trips
-        self.sources = Sources(text)
         self.collectives = functools.cache(self._collectives)
 
     def _collectives(self, name: str) -> list[Collective]:
@@ -67,9 +66,9 @@ class Traffic(Module):
             return one
         op_name, frames = self.sources.of(call.attributes)
         if not frames:
-            reading, frames = self._reader(body, call.name)
+            reading, frames = self.reader(body, call.name)
             op_name = reading or op_name
-        argument = self._argument(body, body[call.operands[0]]) if len(call.operands) == len(one.origins) == 1 else ""
+        argument = self.argument(body, body[call.operands[0]]) if len(call.operands) == len(one.origins) == 1 else ""
         origins = (
             each if each.frames else Origin(each.shape, each.given, op_name, each.argument or argument, frames)
             for each in one.origins
@@ -116,12 +115,12 @@ class Traffic(Module):
         if kind in ("all-to-all", "ragged-all-to-all") and len(operands) > 1:  # parts of one array
             pieces = shapes if kind == "all-to-all" else shapes[:1]
             count = f"{len(pieces)} x " if len(pieces) > 1 else ""
-            yield self._origin(body, instruction, count + plain(shapes[0]), sum(map(byte_count, pieces)))
+            yield self.origin(body, instruction, count + plain(shapes[0]), sum(map(byte_count, pieces)))
             return
         for index, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
             part = self._part(body, instruction.name, index) if len(shapes) > 1 else None
-            origin = self._origin(body, part or instruction, plain(shape), byte_count(shape))
-            yield dataclasses.replace(origin, argument=self._argument(body, body[operand]))
+            origin = self.origin(body, part or instruction, plain(shape), byte_count(shape))
+            yield dataclasses.replace(origin, argument=self.argument(body, body[operand]))
 
     def _part(self, body: dict[str, Instruction], name: str, index: int) -> "Instruction | None":
         """Returns what takes an element out of a collective's result."""
@@ -129,37 +128,6 @@ class Traffic(Module):
             if line.opcode == "get-tuple-element" and line.operands == [name] and line.index == index:
                 return line if "op_name=" in line.attributes else None
         return None
-
-    def _origin(self, body: dict[str, Instruction], line: Instruction, shape: str, given: int) -> Origin:
-        """Reads the line of an operation; of what is only carried into a loop or a remat, that of what reads it first.
-
-        An argument has no line.
-        """
-        op_name, frames = self.sources.of(line.attributes)
-        if not frames or op_name.rpartition("/")[2] in CARRIED:
-            reading, at = self._reader(body, line.name)
-            op_name, frames = (reading, at) if at else (op_name, frames)
-        return Origin(shape, given, op_name, frames=frames)
-
-    def _argument(self, body: dict[str, Instruction], line: Instruction) -> str:
-        """Names the argument of the program that a value is, be it cast or laid out anew."""
-        while line.opcode != "parameter":
-            if len(line.operands) != 1 or not is_same(line, before := body[line.operands[0]]):
-                return ""
-            line = before
-        op_name, _ = self.sources.of(line.attributes)
-        return "" if "/" in op_name else op_name
-
-    def _reader(self, body: dict[str, Instruction], name: str) -> tuple[str, tuple[Frame, ...]]:
-        """Finds the first operation of a known line that reads a value, be it copied or taken apart before."""
-        values = {name}
-        for line in body.values():
-            if values.intersection(line.operands) and line.opcode not in HOLDING:
-                op_name, frames = self.sources.of(line.attributes)
-                if frames and op_name.rpartition("/")[2] not in CARRIED:
-                    return op_name, frames
-                values.add(line.name)
-        return "", ()
 
     def _across(self, name: str, send: Instruction) -> list[Collective]:
         """Says what a slice sends to others, through the host; what the host itself is sent is no collective."""
