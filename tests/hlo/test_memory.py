@@ -70,7 +70,7 @@ def test_what_stands_in_fast_memory_or_at_the_host_is_not_counted():
         "%d = f32[8,64]{1,0:T(8,128)} copy-done(%s)",
         "ROOT %r = f32[8]{0} reduce(%d)",
     ]
-    assert held(lines) == [(WIDE, "f32[8,64]", 1)]
+    assert held(lines) == [(2 * WIDE, "f32[8,64]", 1)]  # 64 is filled up to a tile of 128
 
 
 def test_a_gather_that_is_started_gives_its_second_part():
