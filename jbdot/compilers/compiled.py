@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,9 +87,15 @@ class Compiled:
 
     @functools.cached_property
     def estimated_cycles(self) -> int | None:
-        """Sums what the TPU compiler estimates for all but the collectives; None where it has no estimates."""
+        """Sums what the TPU compiler estimates for all but the collectives; None where it has no estimates.
+
+        A new layout of an array counts at least what it moves, at the memory's rate: see `hlo.estimated_cycles`.
+        """
+        device = hardware.of_topology(self.topology)
+        if math.isnan(device.clock_ghz):
+            return None
         try:
-            return hlo.estimated_cycles(self.text) or None
+            return hlo.estimated_cycles(self.text, device.memory_bytes_per_s / device.clock_ghz / 1e9) or None
         except hlo.Unreadable:
             return None
 

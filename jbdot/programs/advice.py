@@ -5,29 +5,35 @@ from typing import Final
 
 from jbdot.core.text import bytes_text
 from jbdot.programs.communication_row import CommunicationRow
+from jbdot.programs.memory_row import MemoryRow
 
 _LITTLE: Final = 0.1  # of the time of computing: what is sent in less need not be changed
 _MUCH: Final = 0.2  # of the bytes sent
 
 
-def memory(argument_bytes: int, temp_bytes: int) -> str:
+def memory(argument_bytes: int, temp_bytes: int, held: Sequence[MemoryRow] = ()) -> str:
     """Says what to do about a program that needs more memory than a device has."""
     most, number, cure = max(
         (
             (
-                "arguments",
+                "argument",
                 argument_bytes,
                 "cut parameters and the optimizer's state over more axes of the mesh, and donate what is replaced",
             ),
             (
-                "temporaries",
+                "temporary",
                 temp_bytes,
                 "recompute more in the backward pass with jax.checkpoint, or take fewer samples at a time",
             ),
         ),
         key=lambda each: each[1],
     )
-    return f"It does not fit, and {most} are the most of it, {bytes_text(number)}: {cure}."
+    name = {"argument": "arguments", "temporary": "temporaries"}[most]
+    found = f"It does not fit, and {name} are the most of it, {bytes_text(number)}: {cure}."
+    largest = next((row for row in held if row.role == most), None)
+    if largest is None:
+        return found
+    return f"{found} The largest of them: {largest.arrays} of {largest.where}, {bytes_text(largest.bytes)}."
 
 
 def sending(

@@ -14,6 +14,7 @@ from jbdot.devices.links import Links
 from jbdot.hardware import Hardware, of, of_topology
 from jbdot.programs.communication_report import CommunicationReport
 from jbdot.programs.communication_row import rows_of
+from jbdot.programs.memory_row import memory_rows_of
 from jbdot.programs.program import Program
 
 
@@ -82,6 +83,7 @@ def _report(program: Program, topology: str | None, hardware: Hardware | None, t
         hardware=figures,
         compiled_for=made.topology,
         rows=tuple(rows_of(found, links, program.mesh.shape, program.named)),
+        held=tuple(memory_rows_of(hlo.held_at_peak(made.text), program.named)),
         argument_bytes=made.argument_bytes,
         output_bytes=made.output_bytes,
         alias_bytes=made.alias_bytes,

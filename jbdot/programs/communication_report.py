@@ -13,11 +13,13 @@ from jbdot.core.text import bytes_text, number_text, paragraph, table
 from jbdot.hardware import Hardware
 from jbdot.programs import advice
 from jbdot.programs.communication_row import CommunicationRow
+from jbdot.programs.memory_row import MemoryRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN: Final = 12  # rows that are printed
+HELD: Final = 6  # arrays that are printed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class CommunicationReport:
         hardware: The figures that times are from.
         compiled_for: The topology or the devices here.
         rows: A `CommunicationRow` for each line, kind and array, most bytes first.
+        held: A `MemoryRow` for each kind of array that a device holds where it holds most, most bytes first: read off
+            the schedule (`jbdot.hlo.held_at_peak`).
         argument_bytes: Of all arguments.
         output_bytes: Of all results.
         alias_bytes: Of results that take the place of donated arguments.
@@ -50,6 +54,7 @@ class CommunicationReport:
     hardware: Hardware = dataclasses.field(repr=False)
     compiled_for: str
     rows: tuple[CommunicationRow, ...]
+    held: tuple[MemoryRow, ...]
     argument_bytes: int
     output_bytes: int
     alias_bytes: int
@@ -98,7 +103,7 @@ class CommunicationReport:
     @property
     def advice(self) -> str:
         """Says in words what to change first."""
-        found = advice.memory(self.argument_bytes, self.temp_bytes) if not self.fits else ""
+        found = "" if self.fits else advice.memory(self.argument_bytes, self.temp_bytes, self.held)
         return " ".join(filter(None, (found, advice.sending(self.rows, self.compute_us, self.argument_sizes))))
 
     def compare(self, other: "CommunicationReport") -> "Comparison":
@@ -178,7 +183,12 @@ class CommunicationReport:
         if left:
             more = bytes_text(sum(row.sent for row in left))
             parts.append(paragraph(f"and {len(left)} more rows, {more} together: `rows` has them", 2))
-        parts += [f"memory of each device\n{table(self.memory)}", f"time\n{table(self.time)}", paragraph(self.advice)]
+        parts.append(f"memory of each device\n{table(self.memory)}")
+        if self.held:
+            held = self.held[:HELD]
+            rows = table([row.cells for row in held], [row.what for row in held])
+            parts.append(f"the largest that are held at once, where most is\n{rows}")
+        parts += [f"time\n{table(self.time)}", paragraph(self.advice)]
         return "\n\n".join(parts)
 
     def __repr__(self) -> str:
@@ -193,8 +203,9 @@ class CommunicationReport:
     def _repr_html_(self) -> str:
         rows = [(*self.cells(row), row.what) for row in self.rows]
         tables = [_html([(*self.head, "what"), *rows]), _html(self.memory, "td"), _html(self.time, "td")]
+        tables.insert(2, _html([(*row.cells, row.what) for row in self.held[:HELD]], "td"))
         head, words = (f"<p>{html.escape(text)}</p>" for text in (self.title, self.advice))
-        return head + tables[0] + words + tables[1] + tables[2]
+        return head + tables[0] + words + "".join(tables[1:])
 
 
 @dataclasses.dataclass(frozen=True)

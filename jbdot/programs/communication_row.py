@@ -123,7 +123,7 @@ def _rows(one: hlo.Collective, links: Links, mesh: Mapping[str, int], named: Any
 def _joined(rows: list[CommunicationRow]) -> CommunicationRow:
     return dataclasses.replace(
         rows[0],
-        argument=_common([row.argument for row in rows]),
+        argument=common([row.argument for row in rows]),
         times=sum(row.times for row in rows),
         sent=sum(row.sent for row in rows),
         us=sum(row.us for row in rows),
@@ -132,11 +132,11 @@ def _joined(rows: list[CommunicationRow]) -> CommunicationRow:
     )
 
 
-def _common(arguments: list[str]) -> str:
+def common(arguments: list[str]) -> str:
     """Writes one name for several arguments that are alike but for numbers; nothing where one is no argument.
 
     Example:
-        >>> _common(["params[0]['w']", "params[1]['w']"]), _common(["a", "b"]), _common(["a", ""])
+        >>> common(["params[0]['w']", "params[1]['w']"]), common(["a", "b"]), common(["a", ""])
         ("params[*]['w']", 'a and others', '')
     """
     if not all(arguments):

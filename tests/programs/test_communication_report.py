@@ -12,6 +12,7 @@ from jbdot.devices.links import Links
 from jbdot.hardware import known
 from jbdot.programs.communication_report import SHOWN, CommunicationReport
 from jbdot.programs.communication_row import axes_of, rows_of
+from jbdot.programs.memory_row import memory_rows_of
 
 MESH = {"x": 4, "y": 4}
 LINKS = Links.of(MESH, known("v5e"))
@@ -24,6 +25,22 @@ def gather(given, times=1, op_name="jit(step)/jvp()/dot_general", frames=(LIBRAR
     return hlo.Collective("all-gather", 4, 4, given, 4 * given, times, origins=(origin,), devices=((0, 1, 2, 3),))
 
 
+def held(shape, given, role="temporary", count=1, argument=""):
+    origin = hlo.Origin(shape, given, "" if argument else "jit(step)/jvp()/dot_general", argument, (STEP,))
+    return hlo.Held(origin, role, count)
+
+
+HELD = tuple(
+    memory_rows_of(
+        [
+            held("bf16[64,1000]", 128000, count=8),
+            *(held("bf16[4096,4096]", 1 << 25, "argument", argument=f"layers[{number}]['w']") for number in range(3)),
+        ],
+        lambda name: name,
+    )
+)
+
+
 def report(found, **more):
     figures = {
         "function": "step",
@@ -31,6 +48,7 @@ def report(found, **more):
         "hardware": known("v5e"),
         "compiled_for": "v5e:4x4",
         "rows": tuple(rows_of(found, LINKS, MESH, lambda name: name)),
+        "held": HELD,
         "argument_bytes": 8 * 10**9,
         "output_bytes": 8 * 10**9,
         "alias_bytes": 8 * 10**9,
@@ -85,6 +103,9 @@ def test_memory_and_time():
     large = report([gather(10**9)], temp_bytes=11_200_000_000)
     assert ("together", "does not fit: 19.2 GB of 16 GB") in large.memory
     assert large.advice.startswith("It does not fit, and temporaries are the most of it, 11.2 GB: recompute more")
+    assert "The largest of them: 8 x bfloat16[64,1000] of a_long_name_of_a_file_of_a_model.py:12" in large.advice
+    arguments = report([], argument_bytes=20 * 10**9, output_bytes=0, alias_bytes=0).advice
+    assert "The largest of them: 3 x bfloat16[4096,4096] of layers[*]['w'], 101 MB." in arguments
     assert "sending limits a call" in large.advice
     unknown = report([gather(1000)], flops=None, estimated_us=None)
     assert (unknown.compute_us, unknown.step_us) == (None, unknown.sending_us)
@@ -105,7 +126,7 @@ def test_a_page_shows_every_row_and_escapes_names():
     origin = hlo.Origin("f32[4]", 16, "jit(f)/add", frames=(hlo.Frame("/a/b.py", 3, "<lambda>"),))
     one = hlo.Collective("all-gather", 4, 4, 16, 64, origins=(origin,), devices=((0, 1, 2, 3),))
     page = report([one, *(gather(1000 + 2 * size) for size in range(30))])._repr_html_()
-    assert page.count("<tr>") == 1 + 31 + len(report([]).memory) + len(report([gather(2)]).time)
+    assert page.count("<tr>") == 1 + 31 + len(report([]).memory) + len(report([]).held) + len(report([gather(2)]).time)
     assert "b.py:3 (&lt;lambda&gt;)" in page
 
 

@@ -66,14 +66,14 @@ def imported(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "jbdot":
             for name in (alias.name for alias in node.names):
-                module = HOUSE.parent / node.module.replace(".", "/") / f"{name}.py"
-                yield (
-                    module
-                    if module.is_file()
-                    else module.parent / "__init__.py"
-                    if module.parent.is_dir()
-                    else module.parent.with_suffix(".py")
+                module = HOUSE.parent / node.module.replace(".", "/") / name
+                ways = (
+                    module.with_suffix(".py"),
+                    module / "__init__.py",
+                    module.parent.with_suffix(".py"),
+                    module.parent / "__init__.py",
                 )
+                yield next(way for way in ways if way.is_file())
         elif isinstance(node, ast.Import):
             yield from (HOUSE / "__init__.py" for alias in node.names if alias.name == "jbdot")
 
