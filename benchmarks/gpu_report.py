@@ -240,16 +240,17 @@ Refused:
 
 def experts(rows: list[Row]) -> str:
     """Ragged dots: lax's, jbdot's loop, and a dense dot."""
-    lines = [
-        [row["key"], *(time_text(way(row, name))[0] for name in gpu_experts.WAYS)]
-        + [figure_text(far, 2) if (far := way(row, "grouped").get("far")) is not None else "-"]
-        for row in rows
-    ]
+    lines: list[list[str]] = []
+    for row in rows:
+        times = [time_text(way(row, name))[0] for name in gpu_experts.WAYS]
+        far = way(row, "grouped").get("far")
+        lines.append([row["key"], *times, "-" if far is None else figure_text(far, 2)])
     failed = failures(rows, "key")
     heads = ("rows x k x n, groups", "lax.ragged_dot, us", "loop over groups, us", "one dense dot, us", "loop from lax")
     return f"""## Rows in groups
 
-Groups of random sizes that fill the rows; the dense dot has their FLOPs. Relative distance of the loop's result from lax's.
+Groups of random sizes that fill the rows; the dense dot has their FLOPs. The last column is the relative distance of the
+loop's result from lax's.
 
 {table(heads, lines)}
 

@@ -27,6 +27,8 @@ from jbdot.calls.front_door import (
 from jbdot.calls.many_operands import READERS, arguments_of, bound_all, contraction_of, path_of, refused_all
 from jbdot.calls.meaning import Meaning
 from jbdot.calls.path_explanation import PathExplanation
+from jbdot.calls.ragged_dot import ragged_dot
+from jbdot.calls.ragged_explanation import RaggedExplanation
 from jbdot.calls.sharded import sharded
 from jbdot.core.colours import COLOURS
 from jbdot.core.contraction import Contraction
@@ -107,7 +109,8 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
 
     Returns:
         An `Explanation`: print it, let a notebook show it, or take its `latex` and `plot()`. Of one operand, or of more
-        than two, a `PathExplanation`, with the products, their order and what each costs.
+        than two, a `PathExplanation`, with the products, their order and what each costs; of `ragged_dot` a
+        `RaggedExplanation`.
 
     Raises:
         TypeError: function is no front door; or as function itself.
@@ -128,6 +131,8 @@ def explain(function: Callable[..., Any] | Contraction | str, *args: Any, **kwar
     """
     if isinstance(function, (Contraction, str)):
         function, args = contract, (function, *args)
+    if function is ragged_dot:
+        return RaggedExplanation.of(*args, **kwargs)
     if function in READERS:
         operands, arguments = bound_all(function, args, kwargs)
         if len(operands) != 2 or function not in PLANNERS:
