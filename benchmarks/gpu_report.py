@@ -249,8 +249,8 @@ def experts(rows: list[Row]) -> str:
     heads = ("rows x k x n, groups", "lax.ragged_dot, us", "loop over groups, us", "one dense dot, us", "loop from lax")
     return f"""## Rows in groups
 
-Groups of random sizes that fill the rows; the dense dot has their FLOPs. The last column is the relative distance of the
-loop's result from lax's.
+Groups of random sizes that fill the rows; the dense dot has their FLOPs. The last column is the relative distance of
+the loop's result from lax's.
 
 {table(heads, lines)}
 
