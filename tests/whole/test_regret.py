@@ -10,6 +10,7 @@ from jax import numpy as jnp
 from benchmarks import fit, regret, regret_report
 from benchmarks.fit import Timed
 from jbdot.one_device.choice import candidates
+from jbdot.one_device.costs import CAUTION, Machine
 from jbdot.one_device.dot_spec import DotSpec
 
 SPEC = DotSpec((4, 3), (3, 5), "float32", "float32", (((1,), (0,)), ((), ())), "float32")
@@ -120,5 +121,7 @@ def test_trees_are_fitted():
         noise = rng.lognormal(0, 0.01)
         us = {"direct": 100.0, "split": (50.0 if spec.k > 100 else 200.0) * noise}
         rows.append(Timed(spec, "here", "new", {name: (one, one, one) for name, one in us.items()}))
-    trees = fit.trees_of(fit.fitted(rows), {"split": 0.0})
-    assert fit.judged(rows, fit.choices(trees, rows))["regret"] < 1.05
+    trees = fit.trees_of(fit.fitted(rows))
+    machine = Machine("", dict.fromkeys(trees.names, 0.0), CAUTION)
+    assert fit.judged(rows, fit.choices(trees, machine, rows))["regret"] < 1.05
+    assert abs(fit.errors_of(trees, rows[0])["split"]) < 0.1
