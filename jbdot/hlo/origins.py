@@ -13,6 +13,7 @@ _CARRIED: Final = (
     "checkpoint",
     "while",
     "optimization_barrier",
+    "squeeze",
 )  # JAX's names of what computes nothing
 _HOLDING: Final = ("tuple", "while", "conditional", "call")  # what reads it does not read each of its parts
 
