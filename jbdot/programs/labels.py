@@ -536,7 +536,7 @@ def _window(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Arra
 
 
 @_rule("select_and_scatter_add")
-def _window_back(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
+def _window_back(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work | None:
     return _window(params, arrays, outs)
 
 

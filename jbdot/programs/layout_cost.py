@@ -8,7 +8,7 @@ XLA fuses it: what is written to memory is what a dot or another operation of it
 import dataclasses
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
@@ -130,7 +130,7 @@ class Costs:
         self._shapes: list[tuple[tuple[int | None, ...], tuple[int, ...], Sharding | None]] = []
         self._pins = {flow.arguments[at]: sharding for at, sharding in pinned.items()}
         for result, at in zip(flow.results, tied, strict=True):
-            if at in pinned:
+            if at is not None and at in pinned:
                 self._pins[result] = pinned[at]
         self._done: dict[Hashable, _Done] = {}
         self._known: dict[Hashable, LayoutCost] = {}
@@ -169,7 +169,7 @@ class Costs:
 
     def _estimated(self, layout: Layout) -> LayoutCost:
         homes = [pin or layout.sharding(labels, shape, self.mesh) for labels, shape, pin in self._shapes]
-        sent: Counter[tuple[str, MeshAxes]] = Counter()
+        sent: dict[tuple[str, MeshAxes], float] = defaultdict(float)
         compute = sending = flops = 0.0
         held = np.zeros(len(self._flow.operations) + 1)
         seen: set[Hashable] = set()

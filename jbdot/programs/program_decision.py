@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 from jax.sharding import AbstractMesh
 
 from jbdot.core.errors import BadType, kind_text
@@ -131,7 +132,7 @@ def _shape(name: str, x: Any) -> jax.ShapeDtypeStruct:
             f"{name} is a {kind_text(x)}",
             "Give shapes with jax.eval_shape, and all else with functools.partial",
         )
-    dtype = x.dtype if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(x.dtype)
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(x.dtype)
     return jax.ShapeDtypeStruct(x.shape, dtype, weak_type=bool(getattr(x, "weak_type", False)))
 
 

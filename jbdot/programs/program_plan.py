@@ -243,7 +243,7 @@ def _plan(
         raise BadType(
             "the program must be a function", type(function).__name__, "Give the step, and then its arguments"
         )
-    figures = known(hardware) if isinstance(hardware, str) else hardware
+    figures: Any = known(hardware) if isinstance(hardware, str) else hardware
     if not isinstance(figures, Hardware | None):
         raise BadType("hardware must be a jbdot.hardware.Hardware, or a name", f"got a {type(figures).__name__}")
     on = _mesh(mesh)

@@ -91,7 +91,7 @@ def arguments(plan: ProgramDecision) -> list[tuple[str, ...]]:
 
 def candidates(plan: ProgramDecision) -> list[tuple[str, ...]]:
     """Returns a row for each candidate, the winner first."""
-    rows = [("layout", "computing ms", "sending ms", "total ms", "sent", "memory")]
+    rows: list[tuple[str, ...]] = [("layout", "computing ms", "sending ms", "total ms", "sent", "memory")]
     shown = [plan.winner, *(each for each in plan.candidates if each.name != plan.winner.name)][:SHOWN]
     for each in shown:
         cost = each.cost
