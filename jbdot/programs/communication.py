@@ -14,7 +14,7 @@ from jbdot.core.errors import BadValue, Refusal
 from jbdot.devices.links import Links
 from jbdot.hardware import Hardware, known, of, of_topology
 from jbdot.programs.communication_report import CommunicationReport
-from jbdot.programs.communication_row import rows_of
+from jbdot.programs.communication_row import CommunicationRow, explained, rows_of
 from jbdot.programs.forecast import Forecast
 from jbdot.programs.memory_row import memory_rows_of
 from jbdot.programs.program import Program
@@ -90,12 +90,13 @@ def _report(program: Program, topology: str | None, hardware: Hardware | None, t
         made = _compiled_for(program, topology, timeout_s)
         links = Links.of(dict(program.mesh.shape), figures)
     found = hlo.collectives(made.text, open_trips=1)
+    rows = rows_of(found, links, program.mesh.shape, program.named)
     return CommunicationReport(
         function=program.name,
         mesh=dict(program.mesh.shape),
         hardware=figures,
         compiled_for=made.topology,
-        rows=tuple(rows_of(found, links, program.mesh.shape, program.named)),
+        rows=tuple(_explained(rows, program, figures, links)),
         held=tuple(memory_rows_of(hlo.held_at_peak(made.text), program.named)),
         argument_bytes=made.argument_bytes,
         output_bytes=made.output_bytes,
@@ -111,16 +112,15 @@ def _report(program: Program, topology: str | None, hardware: Hardware | None, t
 
 def _forecast(program: Program, topology: str | None, hardware: Hardware | None) -> CommunicationReport:
     figures = hardware or (_here(program.mesh) if topology is None else of_topology(topology))
-    platform = figures.compiler or "cpu"
     links = Links.of(dict(program.mesh.shape), figures)
-    lowered = program.traced.lower(lowering_platforms=(platform,))
-    forecast = Forecast(lowered.compiler_ir("stablehlo"), links)
+    forecast = _expected(program, figures, links)
+    rows = rows_of(forecast.collectives, links, program.mesh.shape, program.named)
     return CommunicationReport(
         function=program.name,
         mesh=dict(program.mesh.shape),
         hardware=figures,
         compiled_for="",
-        rows=tuple(rows_of(forecast.collectives, links, program.mesh.shape, program.named)),
+        rows=tuple(explained(rows, (), forecast.planned())),
         held=(),
         argument_bytes=sum(math.prod(_local(x)) * x.dtype.itemsize for x in program.arrays),
         output_bytes=forecast.output_bytes,
@@ -132,6 +132,23 @@ def _forecast(program: Program, topology: str | None, hardware: Hardware | None)
         versions={name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
         text="",
     )
+
+
+def _expected(program: Program, figures: Hardware, links: Links) -> Forecast:
+    lowered = program.traced.lower(lowering_platforms=(figures.compiler or "cpu",))
+    return Forecast(lowered.compiler_ir("stablehlo"), links)
+
+
+def _explained(
+    rows: list[CommunicationRow], program: Program, figures: Hardware, links: Links
+) -> list[CommunicationRow]:
+    """Says beside what the compiler makes how arrays are cut, and what planned dots would send, where that is known."""
+    try:
+        forecast = _expected(program, figures, links)
+        expected = rows_of(forecast.collectives, links, program.mesh.shape, program.named)
+        return explained(rows, expected, forecast.planned())
+    except Exception:  # what the compiler says does not depend on what stands beside it
+        return rows
 
 
 def _local(x: Any) -> tuple[int, ...]:

@@ -6,25 +6,31 @@ says. What the compiler does after that is not known here: it may merge collecti
 dot, move them out of loops, or send another dtype.
 """
 
+import collections
 import dataclasses
+import functools
 import itertools
 import math
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
 
 from jbdot import hlo
 from jbdot.core.contraction import Contraction
 from jbdot.devices.links import Links
+from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import Block, MeshAxes, Sharding
 from jbdot.many_devices.candidates import Candidate
 from jbdot.many_devices.plain_jit import plain_way
+from jbdot.many_devices.sharding_plan import plan_sharding
 from jbdot.many_devices.task import Task
 from jbdot.programs import propagation
-from jbdot.programs.communication_row import array
+from jbdot.programs.communication_row import array, part, source
 from jbdot.programs.propagation import attribute, axes_in, dtype_of, shape_of, shardings_in, shardings_of
 
 _NUMBER: Final = "jbdot.dot"  # an attribute: which dot of the propagated module it is
@@ -71,27 +77,27 @@ class Dot:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """Where an operation is from: JAX's name of it, and its lines, the innermost first."""
 
     op_name: str = ""
     frames: tuple[hlo.Frame, ...] = ()
 
-    def of(self, text: str) -> "_Place":
+    def of(self, text: str) -> "Place":
         """Reads the location of an operation in code that is called here; it may be told from there on only."""
         named = _NAMED.search(text)
         name = named[1] if named else ""
         frames = tuple(hlo.Frame(file, int(line), function) for function, file, line in _CALLED.findall(text))
         if name.startswith("jit("):
-            return _Place(name, frames or self.frames)
-        return _Place("/".join(filter(None, (self.op_name, name))), (*frames, *self.frames))
+            return Place(name, frames or self.frames)
+        return Place("/".join(filter(None, (self.op_name, name))), (*frames, *self.frames))
 
 
 class Forecast:
     """A lowered program, and what it is expected to send.
 
     Args:
-        module: The lowered module; it is changed.
+        module: The lowered module.
         links: Of the mesh.
 
     Attributes:
@@ -99,6 +105,7 @@ class Forecast:
         flops: Of the dots, on each device.
         output_bytes: Of the results, on each device.
         donated_bytes: Of the arguments whose place results may take.
+        used: The dots, each with where it is from and how often it runs.
 
     Raises:
         RuntimeError: This jaxlib does not run Shardy from Python.
@@ -107,19 +114,51 @@ class Forecast:
     def __init__(self, module: Any, links: Links) -> None:
         self.mesh, self.links = {axis.name: axis.size for axis in links.axes}, links
         self.flops = 0
+        self.used: list[tuple[Dot, Place, int]] = []
         self._scatters = bool(links.hardware.compiler)  # for CPUs XLA adds it all, and cuts the sum
         self._ways: dict[Dot, Candidate | None] = {}
         self._entered()
+        module = propagation.copied(module)
         self._calls = propagation.propagated(module)
         self._dots = self._numbered(module)
         propagation.moved(module)
         self._entered()
         main = next(one for one in propagation.operations(module) if one.name == "func.func")
         self._note(main)
+        for one in propagation.operations(module):
+            if one.name == "stablehlo.dot_general":
+                self._moved_for(one)
         self._names = {value: f"arrays[{at}]" for at, value in enumerate(_block(main).arguments)}
-        self.collectives = tuple(self._run(_block(main), _Place()))
+        self.collectives = tuple(self._run(_block(main), Place()))
         self.output_bytes = self._given(main)
         self.donated_bytes = self._donated(main)
+
+    def planned(self) -> "collections.Counter[tuple[str, str]]":
+        """Sums for each line and pass the bytes that its dots would send, planned by `plan_sharding` as they are cut.
+
+        A dot that cannot be planned counts what plain jit sends.
+        """
+        found: collections.Counter[tuple[str, str]] = collections.Counter()
+        sent = functools.cache(self._sent)
+        for dot, place, times in self.used:
+            found[source(place.frames), part(place.op_name)] += times * sent(dot)
+        return found
+
+    def _sent(self, dot: Dot) -> int:
+        way = self._way(dot)
+        if way is None or not way.sent:
+            return 0
+        mesh = AbstractMesh(tuple(self.mesh.values()), tuple(self.mesh))
+        lhs, rhs, out = (
+            jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition_spec.written(sharding)))
+            for shape, dtype, sharding in zip(dot.shapes, dot.dtypes, dot.shardings, strict=True)
+        )
+        try:
+            spec, hardware = out.sharding.spec, self.links.hardware
+            plan = plan_sharding(dot.contraction, lhs, rhs, spec, preferred_element_type=out.dtype, hardware=hardware)
+        except (TypeError, ValueError):
+            return way.sent
+        return plan.sent
 
     def _entered(self) -> None:
         self._at: dict[Any, Sharding] = {}  # how each value is cut
@@ -201,7 +240,7 @@ class Forecast:
 
     # What is sent.
 
-    def _run(self, block: Any, place: _Place) -> Iterator[hlo.Collective]:
+    def _run(self, block: Any, place: Place) -> Iterator[hlo.Collective]:
         done: set[Any] = set()  # what was moved so before: the partitioner does not move it again
         for operation in block.operations:
             one = operation.operation
@@ -220,13 +259,15 @@ class Forecast:
             elif one.name in _WRITTEN:
                 yield self._written(one, self._place(one, place))
 
-    def _looped(self, loop: Any, place: _Place) -> list[hlo.Collective]:
+    def _looped(self, loop: Any, place: Place) -> list[hlo.Collective]:
         trips = self._trips(loop)
-        before = self.flops
+        before, first = self.flops, len(self.used)
         found = list(self._run(loop.regions[1].blocks[0], place))
-        self.flops = before + (self.flops - before) * (1 if trips is None else trips)
+        runs = 1 if trips is None else trips
+        self.flops = before + (self.flops - before) * runs
+        self.used[first:] = [(dot, at, times * runs) for dot, at, times in self.used[first:]]
         return [
-            dataclasses.replace(one, times=one.times * (1 if trips is None else trips), is_open=trips is None)
+            dataclasses.replace(one, times=one.times * runs, is_open=one.is_open or trips is None)
             for one in found
             if trips != 0
         ]
@@ -250,7 +291,7 @@ class Forecast:
         )
         return int(found[1]) if found else None
 
-    def _multiplied(self, one: Any, place: _Place, done: set[Any]) -> Iterator[hlo.Collective]:
+    def _multiplied(self, one: Any, place: Place, done: set[Any]) -> Iterator[hlo.Collective]:
         """Gives what a dot sends by the model of plain jit, and leaves out what Shardy has put in for it."""
         dot = self._dots[one.attributes[_NUMBER].value]
         way = self._way(dot)
@@ -259,6 +300,7 @@ class Forecast:
         self.flops += way.flops
         self._skip_after(one, dot.shardings[2])
         place = self._place(one, place)
+        self.used.append((dot, place, 1))
         for value, route in zip((*one.operands, None), (way.lhs, way.rhs, way.out), strict=True):
             root = None if value is None else self._root(value)
             for number, (step, block, after) in enumerate(
@@ -269,14 +311,15 @@ class Forecast:
                     yield self._stepped(step, block, after, place, self._argument(root))
                 done.add(key)
 
-    def _stepped(self, step: Any, block: Block, after: Block, place: _Place, argument: str) -> hlo.Collective:
+    def _stepped(self, step: Any, block: Block, after: Block, place: Place, argument: str) -> hlo.Collective:
         kind, got = str(step.kind), after.bytes
         kind = _KINDS.get(kind, kind)
         if kind == "reduce-scatter" and not self._scatters:
             kind, got = "all-reduce", block.bytes
         given = got if kind == "all-reduce" else block.bytes
         shape = f"{_short(block.dtype)}[{','.join(map(str, block.local))}]"
-        return self._collective(kind, step.axes, given, got, shape, place, argument)
+        cut = _cuts(block.sharding, after.sharding, step.axes if step.sums else ())
+        return self._collective(kind, step.axes, given, got, shape, place, argument, cut)
 
     def _skip_after(self, one: Any, end: Sharding) -> None:
         value, at = one.results[0], shardings_of(one)[0]
@@ -286,36 +329,37 @@ class Forecast:
             self._skipped.add(user.results[0])
             value, at = user.results[0], shardings_of(user)[0]
 
-    def _said(self, one: Any, place: _Place) -> Iterator[hlo.Collective]:
+    def _said(self, one: Any, place: Place) -> Iterator[hlo.Collective]:
         """Gives what Shardy moves for all but dots."""
         value, source = one.results[0], one.operands[0]
         kind: str = _SAID[one.name]
-        if not kind or value in self._skipped or self._is_for_dots(value):
+        if not kind or value in self._skipped:
             return
         axes = self._along(one)
         given, got = self._bytes(source), self._bytes(value)
         reader = source.owner if kind in ("all-reduce", "reduce-scatter") else _reader(value)
+        if "sharding_constraint" in str(one.location):  # what is constrained is moved for that line
+            reader = one
         if kind == "all-reduce" and self._is_scattered(value, axes):
             kind, got = "reduce-scatter", given // self._size(axes)
-        yield self._collective(
-            kind,
-            axes,
-            given,
-            got,
-            self._text(source),
-            self._place(reader or one, place),
-            self._argument(self._root(source)),
-        )
+        place = self._place(reader or one, place)
+        summed = axes if kind in ("all-reduce", "reduce-scatter") else ()
+        cut = _cuts(self._at[source], self._at[value], summed)
+        yield self._collective(kind, axes, given, got, self._text(source), place, self._argument(source), cut)
+
+    def _moved_for(self, dot: Any) -> None:
+        """Leaves out what Shardy has put in between an operand, cut as it is propagated, and the dot that reads it."""
+        known = self._dots[dot.attributes[_NUMBER].value]
+        if self._way(known) is None:
+            return
+        for value, at in zip(dot.operands, known.shardings, strict=False):
+            while _cut(value) not in (None, at) and self._is_for_dots(value):
+                self._skipped.add(value)
+                value = value.owner.operands[0]
 
     def _is_for_dots(self, value: Any) -> bool:
-        users = [use.owner.operation for use in value.uses]
-        return bool(users) and all(
-            self._is_for_dots(user.results[0])
-            if user.name in _SAID
-            else user.name == "stablehlo.dot_general"
-            and self._way(self._dots[user.attributes[_NUMBER].value]) is not None
-            for user in users
-        )
+        users = (use.owner.operation for use in value.uses)
+        return all(user.name == "stablehlo.dot_general" or user.results[0] in self._skipped for user in users)
 
     def _is_scattered(self, value: Any, axes: MeshAxes) -> bool:
         users = [use.owner.operation for use in value.uses]
@@ -333,7 +377,7 @@ class Forecast:
         before, after = (list(itertools.chain(*self._at[value])) for value in (one.operands[0], one.results[0]))
         return tuple(dict.fromkeys([*before, *after]))
 
-    def _written(self, one: Any, place: _Place) -> hlo.Collective:
+    def _written(self, one: Any, place: Place) -> hlo.Collective:
         """Reads a collective that the program says itself."""
         kind = _WRITTEN[one.name]
         given, got = (sum(map(self._bytes, values)) for values in (one.operands, one.results))
@@ -353,10 +397,18 @@ class Forecast:
         return hlo.Collective(kind, group, groups, given, got, origins=(origin,), devices=devices)
 
     def _collective(
-        self, kind: str, axes: MeshAxes, given: int, got: int, shape: str, place: _Place, argument: str
+        self,
+        kind: str,
+        axes: MeshAxes,
+        given: int,
+        got: int,
+        shape: str,
+        place: Place,
+        argument: str,
+        cut: str,
     ) -> hlo.Collective:
         group = self._size(axes)
-        origin = hlo.Origin(shape, given, place.op_name, argument, place.frames)
+        origin = hlo.Origin(shape, given, place.op_name, argument, place.frames, cut)
         members = tuple(self._group(axes))
         devices = ((0, members[-1]), (members[-1], 0)) if kind == "collective-permute" else (members,)
         groups = math.prod(self.mesh.values()) // group
@@ -364,18 +416,18 @@ class Forecast:
 
     # Values.
 
-    def _place(self, one: Any, outer: _Place) -> _Place:
+    def _place(self, one: Any, outer: Place) -> Place:
         """Says where an operation is from, be it in code that was called."""
         call = attribute(one, propagation.CALL)
         return (outer if call is None else self._called(call.value, outer)).of(str(one.location))
 
-    def _called(self, number: int, outer: _Place) -> _Place:
+    def _called(self, number: int, outer: Place) -> Place:
         before, location = self._calls[number]
         return (outer if before < 0 else self._called(before, outer)).of(location)
 
     def _root(self, value: Any) -> Any:
-        """Returns what Shardy has moved."""
-        while getattr(value.owner, "name", "") in _SAID:
+        """Returns what Shardy has moved for a dot."""
+        while value in self._skipped:
             value = value.owner.operands[0]
         return value
 
@@ -434,6 +486,23 @@ class Forecast:
 
 def _block(one: Any) -> Any:
     return one.regions[0].blocks[0]
+
+
+def _cuts(before: Sharding, after: Sharding, summed: MeshAxes) -> str:
+    """Says from which sharding to which an array goes, with sums to complete.
+
+    Example:
+        >>> _cuts((("x",), ()), ((), ()), ()), _cuts((("x",), ()), (("x",), ()), ("y",))
+        ("P('x') to P()", "sums over y to P('x')")
+    """
+    end = partition_spec.code(partition_spec.written(after))
+    start = f"sums over {' '.join(summed)}" if summed else partition_spec.code(partition_spec.written(before))
+    return f"{start} to {end}"
+
+
+def _cut(value: Any) -> Sharding | None:
+    """Says how Shardy has cut what it has moved; None of any other value."""
+    return shardings_of(value.owner)[0] if getattr(value.owner, "name", "") in _SAID else None
 
 
 def _reader(value: Any) -> Any:

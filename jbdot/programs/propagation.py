@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import io
 import math
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -21,6 +22,7 @@ _MOVE: Final = (
 )
 CALL: Final = "jbdot.call"
 _CALLS: Final = ("func.call", "call")
+_SAID: Final = ("sdy.sharding", "out_sharding", "sharding")  # of any operation, a collective, a constraint
 _OF_ONE: Final = re.compile(r"<@[\w.]+, \[((?:\{[^}]*\}(?:p\d+)?(?:, )?)*)\]")
 _OF_DIM: Final = re.compile(r"\{([^}]*)\}")
 _AXIS: Final = re.compile(r'"([^"]+)"(?::\((\d+)\)(\d+))?')
@@ -28,6 +30,16 @@ _AXIS: Final = re.compile(r'"([^"]+)"(?::\((\d+)\)(\d+))?')
 
 class _Unknown(Refusal, RuntimeError):
     kind = RuntimeError
+
+
+def copied(module: Any) -> Any:
+    """Returns a module of its own: JAX keeps the one that it gives, and compiles it when it is asked to."""
+    from jaxlib.mlir import ir
+
+    written = io.BytesIO()
+    module.operation.write_bytecode(written)
+    with module.context:
+        return ir.Module.parse(written.getvalue())
 
 
 def propagated(module: Any) -> list[tuple[int, str]]:
@@ -209,8 +221,7 @@ def attribute(operation: Any, name: str) -> Any:
 
 def shardings_of(operation: Any) -> list[Sharding]:
     """Says how each result of an operation is cut; where nothing is said, not at all."""
-    found = attribute(operation, "sdy.sharding") or attribute(operation, "out_sharding")
-    said = shardings_in(found) if found is not None else []
+    said = next((shardings_in(operation.attributes[name]) for name in _SAID if name in operation.attributes), [])
     whole = [((),) * len(shape_of(value) or ()) for value in operation.results]
     return said if len(said) == len(whole) else whole
 

@@ -12,6 +12,9 @@ from jax.sharding import PartitionSpec as P
 from meshes import mesh
 
 import jbdot
+from jbdot.devices.links import Links
+from jbdot.hardware import known
+from jbdot.programs.forecast import Forecast
 
 ON = mesh((4, 2))
 PART = 16 * 32 * 4  # bytes of a float32 [64, 32] in four parts
@@ -111,6 +114,24 @@ def test_rows_say_what_those_of_a_compiled_program_say():
     assert "known once it is compiled" in str(report.compare(report))
 
 
+def test_rows_say_from_which_sharding_to_which_and_what_a_plan_would_send():
+    """Both operands are cut along what is not summed: plain jit gathers one, a plan may send the other, smaller one."""
+
+    def step(x, w):
+        return lax.with_sharding_constraint(x @ w, NamedSharding(ON, P()))
+
+    args = struct((64, 256), "x"), struct((256, 64), "y")
+    report = expected(step, *args, hardware="v5e")
+    plan = jbdot.plan_sharding("m k, k n -> m n", *args, P(), hardware="v5e")
+    assert plan.sent < report.sent
+    assert {row.planned for row in report} == {plan.sent}
+    assert {row.cut for row in report} == {"P('y') to P()", "P('x') to P()"}
+    assert "the dots of this line, planned by jbdot, send" in str(report)
+    compiled = jbdot.communication(step, *args)
+    assert [row.cut for row in compiled if row.sent == report.rows[0].sent] == [report.rows[0].cut]
+    assert next(iter(expected(mlp, WEIGHTS, struct((128, 64), "x")))).planned is None  # as few as there can be
+
+
 def test_no_device_is_needed():
     on = AbstractMesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     args = {"in": struct((64, 32), "x", on=on), "out": struct((32, 16), on=on)}, struct((128, 64), "x", on=on)
@@ -161,3 +182,20 @@ def test_sizes_that_no_mesh_axis_divides_within():
         return y @ y.T
 
     assert expected(step, struct((64, 32), "x")).sent > 0
+
+
+def test_the_lowered_program_stays_as_it_is():
+    lowered = jax.jit(train).trace(WEIGHTS, struct((128, 64), "x")).lower()
+    before = str(lowered.compiler_ir("stablehlo"))
+    Forecast(lowered.compiler_ir("stablehlo"), Links.of(ON, known("v5e")))
+    assert str(lowered.compiler_ir("stablehlo")) == before
+
+
+def test_a_constraint_moves_an_array_before_a_dot_that_reads_it_does():
+    """Rows come cut over x, are constrained to be whole, and cost nothing in the dot."""
+
+    def step(x, w):
+        return lax.with_sharding_constraint(x, NamedSharding(ON, P())) @ w
+
+    (row,) = expected(step, struct((64, 32), "x"), struct((32, 16), None, "y"))
+    assert (row.kind, row.axes, row.sent) == ("all-gather", ("x",), 3 * PART)
