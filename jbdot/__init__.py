@@ -16,6 +16,7 @@ from jbdot.one_device import lowering_rule, mark, transpose_rule
 from jbdot.one_device.mark import optimize_everything
 from jbdot.one_device.optimize import optimize
 from jbdot.programs.communication import communication
+from jbdot.programs.program_plan import ProgramPlan, plan_program
 from jbdot.tensorflow import matmul
 
 __version__: str  # read off the package's metadata where it is asked for
@@ -44,6 +45,7 @@ vars()["__dir__"] = lambda: [*__all__, "__version__"]
 __all__ = [
     "Contraction",
     "Explanation",
+    "ProgramPlan",
     "ShardingPlan",
     "batch_dot",
     "communication",
@@ -58,6 +60,7 @@ __all__ = [
     "mxnet",
     "optimize",
     "optimize_everything",
+    "plan_program",
     "plan_sharding",
     "ragged_dot",
     "sharded",

@@ -306,12 +306,16 @@ def comm(
         typer.Option(help="Whose compiler to ask, such as v5e:4x4; by default that of the mesh's own devices."),
     ] = None,
     against: Annotated[str | None, typer.Option(help="Another such function, whose program is to be compared.")] = None,
+    uncompiled: Annotated[
+        bool,
+        typer.Option("--uncompiled", help="Do not compile it: say what it is expected to send, in less than a second."),
+    ] = False,
     plot: Plot = None,
 ) -> None:
     """Say what a whole program sends over a mesh, and for which line of its source; nothing of it runs."""
     if topology is not None:
         jax.config.update("jax_platforms", "cpu")  # what devices there are is not looked at
-    reports = [communicated(one, topology) for one in (case, against) if one is not None]
+    reports = [communicated(one, topology, not uncompiled) for one in (case, against) if one is not None]
     if plot is not None:
         picture(plot, reports[0])
     for report in reports:
@@ -408,7 +412,7 @@ def scripted(script: Path) -> Generator[None, None, None]:
         raise typer.Exit(1) from None
 
 
-def communicated(case: str, topology: str | None) -> CommunicationReport:
+def communicated(case: str, topology: str | None, compiled: bool) -> CommunicationReport:
     """Reports on the program that a function of a script gives."""
     path, _, name = case.rpartition(":")
     script = Path(path)
@@ -422,7 +426,7 @@ def communicated(case: str, topology: str | None) -> CommunicationReport:
         if not isinstance(made, tuple) or not made:
             kind = type(made).__name__
             raise ValueError(f"{name}() of {script} gave a {kind}. It must give (step, argument, ...).")
-        return jbdot.communication(*made, topology=topology)
+        return jbdot.communication(*made, topology=topology, compiled=compiled)
 
 
 def progress(parts: list[Any], finished: int) -> Iterable[Any]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import jax
 
 from jbdot import hardware
-from jbdot.one_device import costs, dot_tables, mark, miscompilations, tuning_cache
+from jbdot.one_device import costs, dot_tables, mark, miscompilations, native, tuning_cache
 
 EXTRAS: Final = {
     "cli": ("typer", "rich"),
@@ -37,7 +37,7 @@ def found() -> list[tuple[str, str]]:
     rows += [("known miscompilation", miscompilations.text(known)) for known in miscompilations.here()]
     fitted = f"fitted on {' and '.join(costs.machines())}; here: {tuning_cache.machine().said}"
     rows += [("estimates of lowerings", f"for CPUs, {fitted}")]
-    rows += [("lowering", mark.process_text()), ("tables of a dot", tables_text())]
+    rows += [("jbdot-native", native.text()), ("lowering", mark.process_text()), ("tables of a dot", tables_text())]
     return [*versions(), *((f"extra {extra}", extra_text(extra)) for extra in EXTRAS), *devices(), *rows]
 
 

@@ -15,7 +15,7 @@ import math
 
 from jbdot.hlo.collective import KINDS, Collective, total
 from jbdot.hlo.costs import estimate, flops
-from jbdot.hlo.instruction import NoEstimate, Unreadable
+from jbdot.hlo.instruction import NoEstimate, Unreadable, byte_count
 from jbdot.hlo.memory import Held, Memory
 from jbdot.hlo.module import Module
 from jbdot.hlo.origins import Origin
@@ -30,6 +30,7 @@ __all__ = (
     "NoEstimate",
     "Origin",
     "Unreadable",
+    "byte_count",
     "bytes_sent",
     "collectives",
     "dot_flops",

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from jbdot.hlo.instruction import NAME, Instruction, plain, tiled_bytes
 from jbdot.hlo.module import branches, parts
@@ -27,7 +27,8 @@ _WHOLE: Final = frozenset(  # not written where an operand is read
 )
 
 
-class Held(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Held:
     """Arrays alike that a device holds at once.
 
     Attributes:

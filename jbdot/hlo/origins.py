@@ -13,6 +13,7 @@ _CARRIED: Final = (
     "checkpoint",
     "while",
     "optimization_barrier",
+    "squeeze",
 )  # JAX's names of what computes nothing
 _HOLDING: Final = ("tuple", "while", "conditional", "call")  # what reads it does not read each of its parts
 
@@ -28,6 +29,7 @@ class Origin:
             known.
         argument: The name of the argument of the program that the array is, where it is one.
         frames: The lines that called for it, the innermost first.
+        cut: How the array is cut over the mesh before and after, in words; empty where that is not known.
     """
 
     shape: str
@@ -35,6 +37,7 @@ class Origin:
     op_name: str = ""
     argument: str = ""
     frames: tuple[Frame, ...] = ()
+    cut: str = ""
 
 
 class Origins(Module):

@@ -87,8 +87,8 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
         broken = _unheld(spec, platform, lowering)
         return Choice(lowering, f"as asked, and refused there: it {broken}" if broken else "as asked")
     if lowering == "direct" or (lowering in LOWERINGS and _is_right(spec, platform, lowering)):
-        if exported and LOWERINGS[lowering].pins:
-            return Choice("direct", "as jax.export refuses pinned layouts")
+        if exported and LOWERINGS[lowering].unexported:
+            return Choice("direct", f"as jax.export refuses {LOWERINGS[lowering].unexported}")
         return Choice(lowering, "as asked")
     if not _can_choose(spec):
         return Choice("direct", "as only lax.dot_general carries out such sizes, dtypes or algorithms")
@@ -100,7 +100,7 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
     if is_doubled(spec, platform) and min(spec.m, spec.n) > 1:  # vectors are summed, and came out right
         return Choice("evened", "as XLA doubles some sums of int8 over an odd size on GPUs (`jbdot doctor`)")
     for rule in rules.RULES.get(platform, ()):
-        if rule.fits(spec) and not (exported and LOWERINGS[rule.lowering].pins):
+        if rule.fits(spec) and not (exported and LOWERINGS[rule.lowering].unexported):
             gain, source = rules.measured(rule)
             return Choice(rule.lowering, rule.why, gain, source, rule.measured_case(spec))
     found = estimated(spec, platform, exported)
@@ -115,7 +115,7 @@ def estimated(spec: DotSpec, platform: str, exported: bool = False) -> tuple[Est
     """Estimates what the lowerings of a dot take that may be chosen for it; nothing but for CPUs."""
     if platform != "cpu" or not _can_choose(spec) or not costs.knows(spec):
         return ()
-    names = [name for name in safe(spec) if not (exported and LOWERINGS[name].pins)]
+    names = [name for name in safe(spec) if not (exported and LOWERINGS[name].unexported)]
     return costs.estimates(spec, tuple(names), tuning_cache.machine(exported))
 
 
@@ -170,7 +170,7 @@ def _is_right(spec: DotSpec, platform: str, lowering: str) -> bool:
 
 def _hashed(spec: DotSpec, platform: str, exported: bool) -> Choice:
     fits = [name for name in candidates(spec) if _is_right(spec, platform, name)] or ["direct"]
-    names = [name for name in fits if not (exported and LOWERINGS[name].pins)]
+    names = [name for name in fits if not (exported and LOWERINGS[name].unexported)]
     return Choice(names[zlib.crc32(str(spec).encode()) % len(names)], "as the hash of the dot has it")
 
 

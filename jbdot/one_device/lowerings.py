@@ -17,6 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from jbdot.core.labels import Labels
+from jbdot.one_device import native
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.miscompilations import RIGHT_PINS, RIGHT_SUMS
 
@@ -56,6 +57,7 @@ class Lowering:
         platforms: Where it is known to be right; None for everywhere.
         is_spared: Whether it is right where XLA doubles dots (`is_doubled`): it runs none, or one of another size.
         why: What makes it faster where it is, as a clause.
+        is_native: Whether it calls another package's library: it is never chosen without being timed.
         is_kept: Whether it is asked for because of its bits: it is never chosen, and gives way to no other.
     """
 
@@ -65,7 +67,13 @@ class Lowering:
     platforms: tuple[str, ...] | None = None
     is_spared: bool = False
     is_kept: bool = False
+    is_native: bool = False
     why: str = ""
+
+    @property
+    def unexported(self) -> str:
+        """Says what it holds that `jax.export` refuses; nothing where it holds nothing of that kind."""
+        return "pinned layouts" if self.pins else "calls of libraries not JAX's own" if self.is_native else ""
 
     def __call__(self, spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         """Writes a dot of these operands."""
@@ -106,6 +114,7 @@ LoweringName = Literal[
     "lanes",
     "evened",
     "invariant",
+    "blas",
     "measured",
 ]  # what `lowering=` takes: a test holds it to `NAMES`
 
@@ -117,11 +126,12 @@ def _lowering(
     platforms: tuple[str, ...] | None = None,
     is_spared: bool = False,
     is_kept: bool = False,
+    is_native: bool = False,
 ) -> Callable[[Function], Function]:
     """Registers a function as the lowering of its name."""
 
     def register(function: Function) -> Function:
-        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared, is_kept, why)
+        LOWERINGS[function.__name__] = Lowering(function, needs, pins, platforms, is_spared, is_kept, is_native, why)
         return function
 
     return register
@@ -424,6 +434,17 @@ def invariant(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         total = step(steps * SUMMED_AT_ONCE, total, left) if left else total
         total = lax.real(total) if jnp.iscomplexobj(total) and "complex" not in spec.dtype else total
         return total.astype(spec.dtype).reshape(spec.out)
+
+
+@_lowering(
+    "as SciPy's BLAS has a kernel for operands as they lie",
+    needs=(native.fits, native.NEEDS),
+    platforms=("cpu",),
+    is_native=True,
+)
+def blas(spec: DotSpec, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Calls SciPy's BLAS from XLA's own threads, by the package jbdot-native."""
+    return native.package().dot_general(lhs, rhs, spec.dimension_numbers)
 
 
 def lane(spec: DotSpec) -> str:

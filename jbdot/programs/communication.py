@@ -1,6 +1,7 @@
-"""`communication`: what a program sends over a mesh, read off what the real compiler makes of it."""
+"""`communication`: what a program sends over a mesh: by what the compiler makes of it, or before it is compiled."""
 
 import importlib.metadata
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +12,10 @@ from jbdot import hlo
 from jbdot.compilers.compiled import Compiled, Compiler
 from jbdot.core.errors import BadValue, Refusal
 from jbdot.devices.links import Links
-from jbdot.hardware import Hardware, of, of_topology
+from jbdot.hardware import Hardware, known, of, of_topology
 from jbdot.programs.communication_report import CommunicationReport
-from jbdot.programs.communication_row import rows_of
+from jbdot.programs.communication_row import CommunicationRow, explained, rows_of
+from jbdot.programs.forecast import Forecast
 from jbdot.programs.memory_row import memory_rows_of
 from jbdot.programs.program import Program
 
@@ -23,14 +25,19 @@ def communication(
     *args: Any,
     mesh: Any = None,
     topology: str | None = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware | str | None = None,
     timeout_s: float = 300.0,
+    compiled: bool = True,
 ) -> CommunicationReport:
     """Says what a program sends over a mesh, and which line of its source each collective is for.
 
     The program is compiled, and not run. With `topology` the compiler is that of devices that need not be here; without
     it, that of the devices of the mesh, which may be the virtual ones of a CPU: another compiler makes other
     collectives, so ask for the topology that the program is to run on.
+
+    Before it is compiled, with `compiled=False`, the answer is there in less than a second after JAX has lowered the
+    program: what follows from the shardings that are propagated through it. It is a model: of dots that of plain jit
+    (`plan_sharding`), of all else what Shardy writes down. It says nothing of temporaries.
 
     Args:
         function: What `jax.jit` takes, or gives, also through Flax or Equinox: a whole training step, as it is written.
@@ -39,15 +46,18 @@ def communication(
             are placed by the compiler, where the function does not place them.
         mesh: What it runs over, where nothing else names it, and for PartitionSpecs within the function.
         topology: Such as "v5e:4x4": see `jbdot.compilers.compiled.Compiler`.
-        hardware: Whose figures times are from; by default those of the topology, or of the mesh's devices.
+        hardware: Whose figures times are from, or a name that `jbdot.hardware.known` knows, such as "v5e"; by default
+            those of the topology, or of the mesh's devices.
         timeout_s: The longest that the compiler for a topology may take.
+        compiled: Whether the program is compiled; else it is told what it is expected to send.
 
     Raises:
         TypeError: The function is none, or the mesh.
         ValueError: Nothing names a mesh, several are named, it does not fit the topology, no figures are known for its
             devices, or the compiled program has a form that is not known.
         ImportError: The compiler for the topology is not installed.
-        RuntimeError: That compiler refuses the program, as where it needs more memory than a device has.
+        RuntimeError: That compiler refuses the program, as where it needs more memory than a device has; or, with
+            `compiled=False`, this jaxlib does not run Shardy from Python.
 
     Example:
         >>> import jax
@@ -63,7 +73,10 @@ def communication(
         if topology is not None:
             of_topology(topology)
         program = Program.of(function, args, mesh)
-        return _report(program, topology, hardware, timeout_s)
+        figures = known(hardware) if isinstance(hardware, str) else hardware
+        if not compiled:
+            return _forecast(program, topology, figures)
+        return _report(program, topology, figures, timeout_s)
     except Refusal as refusal:
         raise refusal.told("communication", call) from None
 
@@ -77,12 +90,13 @@ def _report(program: Program, topology: str | None, hardware: Hardware | None, t
         made = _compiled_for(program, topology, timeout_s)
         links = Links.of(dict(program.mesh.shape), figures)
     found = hlo.collectives(made.text, open_trips=1)
+    rows = rows_of(found, links, program.mesh.shape, program.named)
     return CommunicationReport(
         function=program.name,
         mesh=dict(program.mesh.shape),
         hardware=figures,
         compiled_for=made.topology,
-        rows=tuple(rows_of(found, links, program.mesh.shape, program.named)),
+        rows=tuple(_explained(rows, program, figures, links)),
         held=tuple(memory_rows_of(hlo.held_at_peak(made.text), program.named)),
         argument_bytes=made.argument_bytes,
         output_bytes=made.output_bytes,
@@ -96,10 +110,55 @@ def _report(program: Program, topology: str | None, hardware: Hardware | None, t
     )
 
 
+def _forecast(program: Program, topology: str | None, hardware: Hardware | None) -> CommunicationReport:
+    figures = hardware or (_here(program.mesh) if topology is None else of_topology(topology))
+    links = Links.of(dict(program.mesh.shape), figures)
+    forecast = _expected(program, figures, links)
+    rows = rows_of(forecast.collectives, links, program.mesh.shape, program.named)
+    return CommunicationReport(
+        function=program.name,
+        mesh=dict(program.mesh.shape),
+        hardware=figures,
+        compiled_for="",
+        rows=tuple(explained(rows, (), forecast.planned())),
+        held=(),
+        argument_bytes=sum(math.prod(_local(x)) * x.dtype.itemsize for x in program.arrays),
+        output_bytes=forecast.output_bytes,
+        alias_bytes=min(forecast.output_bytes, forecast.donated_bytes),
+        temp_bytes=None,
+        flops=forecast.flops,
+        estimated_us=None,
+        argument_sizes=frozenset(_sizes(program)),
+        versions={name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
+        text="",
+    )
+
+
+def _expected(program: Program, figures: Hardware, links: Links) -> Forecast:
+    lowered = program.traced.lower(lowering_platforms=(figures.compiler or "cpu",))
+    return Forecast(lowered.compiler_ir("stablehlo"), links)
+
+
+def _explained(
+    rows: list[CommunicationRow], program: Program, figures: Hardware, links: Links
+) -> list[CommunicationRow]:
+    """Says beside what the compiler makes how arrays are cut, and what planned dots would send, where that is known."""
+    try:
+        forecast = _expected(program, figures, links)
+        expected = rows_of(forecast.collectives, links, program.mesh.shape, program.named)
+        return explained(rows, expected, forecast.planned())
+    except Exception:  # what the compiler says does not depend on what stands beside it
+        return rows
+
+
+def _local(x: Any) -> tuple[int, ...]:
+    return x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+
+
 def _sizes(program: Program) -> Iterator[tuple[int, ...]]:
     """Gives the sizes that a device has of each argument that has axes, and of one of a stack of layers, in order."""
     for x in program.arrays:
-        local = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        local = _local(x)
         for shape in (local, local[1:])[: len(local) - 1 or 1]:
             if shape:
                 yield tuple(sorted(shape))
@@ -135,7 +194,8 @@ def _here(mesh: Any) -> Hardware:
         raise BadValue(
             "without a topology the mesh must be of devices that are here",
             str(mesh),
-            'Name what the program is to run on, such as topology="v5e:4x4", or make the mesh with jax.make_mesh',
+            'Name what the program is to run on, such as topology="v5e:4x4", or make the mesh with jax.make_mesh; with '
+            'compiled=False the name of a device will do, hardware="v5e"',
         )
     return of(mesh.devices.flat[0])
 

@@ -26,27 +26,28 @@ HELD: Final = 6  # arrays that are printed
 class CommunicationReport:
     """What each device sends in a call of a program, and for which line of the source. Figures are of one device.
 
-    Bytes and memory are read off the compiled program. Times are estimates: of collectives from the published figures
-    of links, of the rest the compiler's own where it has one, else the FLOPs of its dots at the device's peak.
+    Bytes and memory are read off the compiled program; where it is not compiled, bytes are expected by a model, and
+    temporaries are not known. Times are estimates: of collectives from the published figures of links, of the rest the
+    compiler's own where it has one, else the FLOPs of its dots at the device's peak.
 
     Attributes:
         function: The program's name.
         mesh: The sizes of the mesh's axes.
         hardware: The figures that times are from.
-        compiled_for: The topology or the devices here.
+        compiled_for: The topology or the devices here; empty where it is not compiled.
         rows: A `CommunicationRow` for each line, kind and array, most bytes first.
         held: A `MemoryRow` for each kind of array that a device holds where it holds most, most bytes first: read off
             the schedule (`jbdot.hlo.held_at_peak`).
         argument_bytes: Of all arguments.
         output_bytes: Of all results.
         alias_bytes: Of results that take the place of donated arguments.
-        temp_bytes: Of all that is between, at most at a time.
+        temp_bytes: Of all that is between, at most at a time; None where it is not compiled.
         flops: Of the dots; None where the compiled program does not tell.
         estimated_us: What the compiler estimates for all but the collectives; None where it has no estimates.
         argument_sizes: The sizes that a device has of each argument, also without the axis of stacked layers, the
             smallest first: by them a gradient of a parameter is known, which the compiler may transpose.
         versions: Of jax, jaxlib and the compiler.
-        text: The compiled program.
+        text: The compiled program; empty where it is not compiled.
     """
 
     function: str
@@ -58,7 +59,7 @@ class CommunicationReport:
     argument_bytes: int
     output_bytes: int
     alias_bytes: int
-    temp_bytes: int
+    temp_bytes: int | None
     flops: int | None
     estimated_us: float | None
     argument_sizes: frozenset[tuple[int, ...]] = dataclasses.field(repr=False)
@@ -92,8 +93,11 @@ class CommunicationReport:
 
     @property
     def memory_bytes(self) -> int:
-        """Counts the bytes that a device needs: arguments, results in a place of their own, and what is between."""
-        return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
+        """Counts the bytes that a device needs: arguments, results in a place of their own, and what is between.
+
+        Without what is between where that is not known.
+        """
+        return self.argument_bytes + self.output_bytes - self.alias_bytes + (self.temp_bytes or 0)
 
     @property
     def fits(self) -> bool:
@@ -103,7 +107,7 @@ class CommunicationReport:
     @property
     def advice(self) -> str:
         """Says in words what to change first."""
-        found = "" if self.fits else advice.memory(self.argument_bytes, self.temp_bytes, self.held)
+        found = "" if self.fits else advice.memory(self.argument_bytes, self.temp_bytes or 0, self.held)
         return " ".join(filter(None, (found, advice.sending(self.rows, self.compute_us, self.argument_sizes))))
 
     def compare(self, other: "CommunicationReport") -> "Comparison":
@@ -128,8 +132,9 @@ class CommunicationReport:
     def title(self) -> str:
         """Says in a line what is reported."""
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
+        made = f"compiled for {self.compiled_for}" if self.compiled_for else "expected before it is compiled"
         return (
-            f"{self.function} on {mesh} of {self.hardware.name}, compiled for {self.compiled_for}: each device sends "
+            f"{self.function} on {mesh} of {self.hardware.name}, {made}: each device sends "
             f"{bytes_text(self.sent)} in an estimated {self.sending_us:,.0f} us"
         )
 
@@ -155,11 +160,11 @@ class CommunicationReport:
             ("arguments", bytes_text(self.argument_bytes)),
             ("results", bytes_text(self.output_bytes)),
             *([("of these in place", bytes_text(self.alias_bytes))] if self.alias_bytes else []),
-            ("temporaries", bytes_text(self.temp_bytes)),
+            ("temporaries", _known(self.temp_bytes)),
         ]
         if has == float("inf"):
             return [*rows, ("together", needed)]
-        of = f"{needed} of {bytes_text(int(has))}"
+        of = f"{needed} of {bytes_text(int(has))}" + (" without temporaries" if self.temp_bytes is None else "")
         return [*rows, ("together", of if self.fits else f"does not fit: {of}")]
 
     @property
@@ -243,7 +248,7 @@ class Comparison:
             ("sending, us", f"{one.sending_us:,.0f}", f"{two.sending_us:,.0f}"),
             ("computing, us", *(f"{x.compute_us:,.0f}" if x.compute_us is not None else "?" for x in (one, two))),
             ("FLOPs of dots", *("?" if x.flops is None else f"{x.flops:.3g}" for x in (one, two))),
-            ("temporaries", bytes_text(one.temp_bytes), bytes_text(two.temp_bytes)),
+            ("temporaries", _known(one.temp_bytes), _known(two.temp_bytes)),
             ("memory", bytes_text(one.memory_bytes), bytes_text(two.memory_bytes)),
         ]
         rows = [("in", "pass", "kind", "before", "after")]
@@ -258,6 +263,10 @@ class Comparison:
         return "\n\n".join(parts)
 
     __repr__ = __str__
+
+
+def _known(size: int | None) -> str:
+    return "known once it is compiled" if size is None else bytes_text(size)
 
 
 def _by_function(report: CommunicationReport) -> collections.Counter[tuple[str, str, str]]:

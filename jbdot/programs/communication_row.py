@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from jbdot import hlo
+from jbdot.core.text import bytes_text
 from jbdot.devices.links import Links
 
 _TIMED: Final = {
@@ -41,6 +42,10 @@ class CommunicationRow:
         merged: How many arrays at most the compiler moves with it in one collective.
         beside: Whether other work may run beside it.
         is_open: Whether it is in a loop of unknown length, of which one trip is counted.
+        cut: From which sharding to which the array goes, such as "P('x') to P()"; empty where that is not known.
+        planned: Bytes that the dots of this line would send in this pass, all times together, if each was planned by
+            `jbdot.plan_sharding` for the shardings that it has here; None where that are no fewer, and of other
+            operations.
     """
 
     source: str
@@ -56,6 +61,8 @@ class CommunicationRow:
     merged: int = 1
     beside: bool = False
     is_open: bool = False
+    cut: str = ""
+    planned: int | None = None
 
     @property
     def where(self) -> str:
@@ -67,10 +74,16 @@ class CommunicationRow:
         """Says in a line what is moved, and how."""
         array = f"{self.argument}, {self.array}" if self.argument else self.array
         parts = [f"{self.kind} over {' '.join(self.axes) or 'no axis'} of {array}"]
+        parts += [f"from {self.cut}"] if self.cut else []
         parts += [f"by {self.operation}"] if self.operation else []
         parts += [f"{self.merged} arrays in one collective"] if self.merged > 1 else []
         parts += ["beside other work"] if self.beside else []
         parts += ["in a loop of unknown length, counted once"] if self.is_open else []
+        parts += (
+            []
+            if self.planned is None
+            else [f"the dots of this line, planned by jbdot, send {bytes_text(self.planned)}"]
+        )
         return ", ".join(parts)
 
 
@@ -117,6 +130,7 @@ def _rows(one: hlo.Collective, links: Links, mesh: Mapping[str, int], named: Any
             merged=len(one.origins),
             beside=one.beside,
             is_open=one.is_open,
+            cut=origin.cut,
         )
 
 
@@ -129,7 +143,39 @@ def _joined(rows: list[CommunicationRow]) -> CommunicationRow:
         us=sum(row.us for row in rows),
         merged=max(row.merged for row in rows),
         beside=all(row.beside for row in rows),
+        cut=rows[0].cut if len({row.cut for row in rows}) == 1 else "",
     )
+
+
+def explained(
+    rows: Iterable[CommunicationRow], expected: Iterable[CommunicationRow], planned: Mapping[tuple[str, str], int]
+) -> list[CommunicationRow]:
+    """Says beside rows what is known before a program is compiled.
+
+    Args:
+        rows: The rows.
+        expected: Those of the same program that say how arrays are cut.
+        planned: For a line and a pass the bytes that its dots would send if they were planned.
+    """
+    cuts: dict[tuple[Any, ...], set[str]] = collections.defaultdict(set)
+    for row in expected:
+        cuts[row.source, row.part, row.axes, row.sent].add(row.cut)
+    rows, found = list(rows), list[CommunicationRow]()
+    sent: collections.Counter[tuple[str, str]] = collections.Counter()
+    for row in rows:
+        sent[row.source, row.part] += row.sent if "dot" in row.operation else 0
+    for row in rows:
+        line = row.source, row.part
+        cut = cuts.get((row.source, row.part, row.axes, row.sent), {""})
+        fewer = "dot" in row.operation and planned.get(line, sent[line]) < sent[line]
+        found.append(
+            dataclasses.replace(
+                row,
+                cut=row.cut or (next(iter(cut)) if len(cut) == 1 else ""),
+                planned=planned[line] if fewer else None,
+            )
+        )
+    return found
 
 
 def common(arguments: list[str]) -> str:

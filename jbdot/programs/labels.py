@@ -5,13 +5,13 @@ are summed, and some must be whole. Axes of one dimension are joined, through ca
 """
 
 import dataclasses
+import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-from jax.extend import core
 
 from jbdot.core.errors import BadValue
 from jbdot.core.labels import Shape
@@ -128,10 +128,28 @@ class Flow:
         scanned = frozenset(joined[place] for place in reader.scanned)
         return cls(arguments, results, tuple(reader.operations), steps, lives, dict(reader.unknown), joined, scanned)
 
+    @functools.cached_property
+    def anchors(self) -> frozenset[Array]:
+        """Returns the arrays that are written to memory: of dots, other work of its own, and loops.
+
+        What is done element by element between them is where they are.
+        """
+        heavy = [operation for operation in self.operations if not operation.fuses]
+        found = {array for operation in heavy for array, _ in (*operation.ins, *operation.outs)}
+        return frozenset(found.union(_carried(self.steps)))
+
     def labels(self, array: Array) -> tuple[int | None, ...]:
         """Returns the label of each axis; None where it cannot be cut: of size 1, or gone through by a loop."""
         found = (None if place < 0 else self._joined[place] for place in array.places)
         return tuple(None if label in self._scanned else label for label in found)
+
+
+def _carried(steps: Block) -> Iterator[Array]:
+    for step in steps:
+        if isinstance(step, Inner):
+            yield from step.carried
+            for block in step.blocks:
+                yield from _carried(block)
 
 
 class _Reader:
@@ -195,7 +213,7 @@ class _Reader:
         here |= {variable: self._new(variable.aval) for variable in jaxpr.constvars}
 
         def read(variable: Any) -> Array:
-            return self._new(variable.aval) if isinstance(variable, core.Literal) else here[variable]
+            return self._new(variable.aval) if hasattr(variable, "val") else here[variable]
 
         steps: Block = []
         for equation in jaxpr.eqns:
@@ -518,7 +536,7 @@ def _window(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Arra
 
 
 @_rule("select_and_scatter_add")
-def _window_back(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
+def _window_back(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work | None:
     return _window(params, arrays, outs)
 
 

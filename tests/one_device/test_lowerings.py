@@ -175,7 +175,8 @@ def test_integers_of_any_width_wrap_alike(labels, dtype, out):
 
 def test_what_a_lowering_needs():
     matrices, *_ = ask("mk,kn->mn", "float32")
-    assert candidates(matrices) == ["direct", "swapped", "pinned", "reduced", "unrolled", "split"]
+    found = [name for name in candidates(matrices) if name != "blas"]  # where jbdot-native is installed
+    assert found == ["direct", "swapped", "pinned", "reduced", "unrolled", "split"]
     assert "free axis on both" in misfit(ask("mk,k->m", "float32")[0], "swapped")
     assert "needs numbers" in misfit(ask("mk,kn->mn", "bool")[0], "reduced")
     assert candidates(ask("mk,kn->mn", "bool")[0]) == ["direct", "wrapped"]

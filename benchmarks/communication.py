@@ -1,0 +1,164 @@
+"""What programs are expected to send, beside what the compiler makes of them (`python -m benchmarks.communication`).
+
+Each program of `benchmarks.sharded`, in each of its layouts, on 16 virtual CPU devices (float32) and for v5e:4x4
+(bfloat16, where `jax[tpu]` is): `jbdot.communication` before it is compiled and after. Bytes are compared by line of
+the source, pass and mesh axes; what is recomputed counts as backward. Nothing runs; only the forecast is timed.
+Rows are appended as they are made; the same command goes on where it was stopped.
+"""
+
+import argparse
+import collections
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import rich.console
+import rich.progress
+
+import jbdot
+from benchmarks import sharded
+from benchmarks.timing import machine
+from jbdot.core.text import bytes_text
+from jbdot.programs.communication_report import CommunicationReport
+
+RESULTS: Final = Path(__file__).parent / "results"
+ON: Final = {"cpu": "float32", "v5e:4x4": "bfloat16"}
+CLOSE: Final = 0.1  # of the larger: what may differ
+LEAST: Final = 1024  # bytes: rows that send less on both sides are left out
+Row = dict[str, Any]
+
+
+def row(program: str, layout: str, on: str) -> Row:
+    """Asks both about one program."""
+    make, layouts = sharded.PROGRAMS[program]
+    mesh = sharded.devices() if on == "cpu" else sharded.abstract()
+    step, args = make(sharded.Layout(mesh, ON[on], layouts[layout]))
+    topology = None if on == "cpu" else on
+    start = time.perf_counter()
+    before = jbdot.communication(step, *args, topology=topology, compiled=False)
+    seconds = time.perf_counter() - start
+    after = jbdot.communication(step, *args, topology=topology)
+    expected, compiled = by_line(before), by_line(after)
+    lines = [
+        [*key, expected[key], compiled[key]]
+        for key in sorted({**expected, **compiled})
+        if max(expected[key], compiled[key]) >= LEAST
+    ]
+    return {
+        "program": program,
+        "layout": layout,
+        "on": on,
+        "expected": before.sent,
+        "compiled": after.sent,
+        "seconds": round(seconds, 2),
+        "lines": lines,
+    }
+
+
+def by_line(report: CommunicationReport) -> "collections.Counter[tuple[str, str, str]]":
+    """Sums the bytes of each line, pass and mesh axes."""
+    found: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    for one in report:
+        part = "backward" if one.part == "recomputed" else one.part
+        found[one.where.partition(":")[2], part, " ".join(one.axes)] += one.sent
+    return found
+
+
+def is_close(expected: int, compiled: int) -> bool:
+    """Says whether two numbers of bytes are as good as equal."""
+    return abs(expected - compiled) <= CLOSE * max(expected, compiled)
+
+
+def kind(expected: int, compiled: int) -> str:
+    """Says in which way a row differs."""
+    if not compiled:
+        return "expected, and not in the compiled text"
+    if not expected:
+        return "in the compiled text, and not expected"
+    return "fewer than expected" if compiled < expected else "more than expected"
+
+
+def report(rows: Sequence[Row], facts: dict[str, Any]) -> str:
+    """Writes what was found."""
+    text = ["# What programs are expected to send, and what the compiler makes of them", ""]
+    text += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
+    text += [(__doc__ or "").partition("\n\n")[2].strip(), ""]
+    for on in ON:
+        here = [one for one in rows if one["on"] == on]
+        if here:
+            text += [f"## {on}", "", summary(here), "", *_table(here), ""]
+    text += ["## Rows that differ by more than 10 %", "", *_others(rows), ""]
+    return "\n".join(text)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Says in how many rows both agree."""
+    lines = [line for one in rows for line in one["lines"]]
+    close = [line for line in lines if is_close(*line[-2:])]
+    weight = sum(max(line[-2:]) for line in lines) or 1
+    share = sum(max(line[-2:]) for line in close) / weight
+    totals = sum(is_close(one["expected"], one["compiled"]) for one in rows)
+    return (
+        f"Within 10 %: {len(close)} of {len(lines)} rows ({len(close) / (len(lines) or 1):.0%}), "
+        f"{share:.0%} of the bytes; "
+        f"all that a program sends, {totals} of {len(rows)} programs. Tracing, lowering and the forecast took "
+        f"{max(one['seconds'] for one in rows):.1f} s at most."
+    )
+
+
+def _table(rows: Iterable[Row]) -> list[str]:
+    found = ["| program | layout | rows within 10 % | expected | compiled |", "|---|---|---|---|---|"]
+    for one in rows:
+        close = sum(is_close(*line[-2:]) for line in one["lines"])
+        sent = f"{bytes_text(one['expected'])} | {bytes_text(one['compiled'])}"
+        found.append(f"| {one['program']} | {one['layout']} | {close} of {len(one['lines'])} | {sent} |")
+    return found
+
+
+def _others(rows: Iterable[Row]) -> list[str]:
+    found = ["| on | program | layout | line | pass | axes | expected | compiled | kind |", "|" + "---|" * 9]
+    for one in rows:
+        for where, part, axes, expected, compiled in one["lines"]:
+            if not is_close(expected, compiled):
+                cells = one["on"], one["program"], one["layout"], where, part or "-", axes, bytes_text(expected)
+                found.append(f"| {' | '.join(cells)} | {bytes_text(compiled)} | {kind(expected, compiled)} |")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Asks about what is not there yet, and writes the report."""
+    parser = argparse.ArgumentParser("python -m benchmarks.communication", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--on", nargs="+", choices=ON, default=list(ON))
+    parser.add_argument("--only", default="", help="programs whose names have this in them")
+    parser.add_argument("--fresh", action="store_true", help="start over, instead of going on")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    path = options.results / f"communication-jax-{jax.__version__}.jsonl"
+    if options.fresh:
+        path.unlink(missing_ok=True)
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(one["program"], one["layout"], one["on"]) for one in known}
+    asked = [
+        (program, layout, on)
+        for on in options.on
+        for program, (_, layouts) in sharded.PROGRAMS.items()
+        for layout in layouts
+        if options.only in program and (program, layout, on) not in done
+    ]
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(console=console) as bar, path.open("a") as file:
+        for case in bar.track(asked, description="compiling"):
+            known.append(row(*case))
+            print(json.dumps(known[-1]), file=file, flush=True)
+    facts = {name: machine()[name] for name in ("jax", "jaxlib", "jbdot")}
+    path.with_suffix(".md").write_text(report(known, facts))
+    console.print(f"written: {path.with_suffix('.md')}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""A program whose arrays are told where they are, as by `jax.lax.with_sharding_constraint` behind an operation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from jbdot.programs.labels import Array, Block, Inner, Operation
+
+At = Callable[[Array], NamedSharding | None]
+Before = Callable[[Operation], tuple[NamedSharding | None, ...]]
+
+
+def constrained(closed: Any, steps: Block, at: At, before: Before) -> Any:
+    """Returns a closed jaxpr with constraints on results of its operations, and on what its loops carry.
+
+    Args:
+        closed: A closed jaxpr.
+        steps: What it does, as `Flow.steps`.
+        at: The sharding of an array; None leaves it alone.
+        before: The shardings that an operation needs its operands at; None leaves one where it is.
+    """
+    return type(closed)(_Constraints(at, before).jaxpr(closed.jaxpr, steps), closed.consts)
+
+
+class _Constraints:
+    """Rewrites jaxprs: around each equation come the constraints on its operands and results."""
+
+    def __init__(self, at: At, before: Before) -> None:
+        self._at, self._before = at, before
+
+    def jaxpr(self, jaxpr: Any, steps: Block, first: Sequence[tuple[Any, Array]] = ()) -> Any:
+        """Rewrites a jaxpr, and begins with the constraints on variables that it is given."""
+        now: dict[Any, Any] = {}
+        equations: list[Any] = []
+
+        def told(variable: Any, sharding: NamedSharding, source: Any) -> Any:
+            equation = _constraint(variable.aval, sharding)
+            changed = {} if source is None else {"source_info": source.source_info, "ctx": source.ctx}
+            equations.append(equation.replace(invars=[variable], **changed))
+            return equation.outvars[0]
+
+        def after(variable: Any, array: Array, source: Any) -> None:
+            sharding = self._at(array) if array.shape else None
+            if sharding is not None:
+                now[variable] = told(variable, sharding, source)
+
+        for variable, array in first:
+            after(variable, array, None)
+        for equation, step in zip(jaxpr.eqns, steps, strict=True):
+            operands = [x if _is_literal(x) else now.get(x, x) for x in equation.invars]
+            if isinstance(step, Inner):
+                equations.append(equation.replace(invars=operands, params=self._params(equation, step)))
+                continue
+            for number, sharding in enumerate(self._before(step)):
+                if sharding is not None and not _is_literal(operands[number]):
+                    operands[number] = told(operands[number], sharding, equation)
+            equations.append(equation.replace(invars=operands))
+            for variable, (array, _) in zip(equation.outvars, step.outs, strict=True):
+                after(variable, array, equation)
+        results = [x if _is_literal(x) else now.get(x, x) for x in jaxpr.outvars]
+        return jaxpr.replace(eqns=equations, outvars=results)
+
+    def _params(self, equation: Any, step: Inner) -> dict[str, Any]:
+        """Rewrites the jaxprs among an equation's parameters."""
+        params = dict(equation.params)
+        blocks = iter(step.blocks)
+        for name, value in params.items():
+            if name == "cond_jaxpr" or not step.blocks:
+                continue
+            if hasattr(value, "eqns"):
+                params[name] = self._within(value, next(blocks), step)
+            elif isinstance(value, tuple) and value and hasattr(value[0], "eqns"):
+                params[name] = tuple(self._within(each, next(blocks), step) for each in value)
+        return params
+
+    def _within(self, value: Any, block: Block, step: Inner) -> Any:
+        jaxpr = getattr(value, "jaxpr", value)
+        made = self.jaxpr(jaxpr, block, list(zip(jaxpr.invars[step.before :], step.carried, strict=False)))
+        return type(value)(made, value.consts) if hasattr(value, "jaxpr") else made
+
+
+def _is_literal(variable: Any) -> bool:
+    return hasattr(variable, "val")
+
+
+def _constraint(aval: Any, sharding: NamedSharding) -> Any:
+    """Makes the equation of a constraint, of variables of its own."""
+    shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    return jax.make_jaxpr(lambda x: jax.lax.with_sharding_constraint(x, sharding))(shape).jaxpr.eqns[0]

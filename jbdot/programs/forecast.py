@@ -1,0 +1,526 @@
+"""What a program is expected to send, before it is compiled: from the shardings that Shardy propagates.
+
+A dot goes the way that the model of plain jit has for it (`plain_jit`), with its operands and its result cut as they
+are propagated. Every other operation goes the way that Shardy writes down for it. A loop counts as often as its counter
+says. What the compiler does after that is not known here: it may merge collectives, take them apart to run beside a
+dot, move them out of loops, or send another dtype.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
+
+from jbdot import hlo
+from jbdot.core.contraction import Contraction
+from jbdot.devices.links import Links
+from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import Block, MeshAxes, Sharding
+from jbdot.many_devices.candidates import Candidate
+from jbdot.many_devices.plain_jit import plain_way
+from jbdot.many_devices.sharding_plan import plan_sharding
+from jbdot.many_devices.task import Task
+from jbdot.programs import propagation
+from jbdot.programs.communication_row import array, part, source
+from jbdot.programs.propagation import attribute, axes_in, dtype_of, shape_of, shardings_in, shardings_of
+
+_NUMBER: Final = "jbdot.dot"  # an attribute: which dot of the propagated module it is
+_SAID: Final[dict[str, str]] = {  # what Shardy puts in
+    "sdy.all_gather": "all-gather",
+    "sdy.all_reduce": "all-reduce",
+    "sdy.reduce_scatter": "reduce-scatter",
+    "sdy.all_to_all": "all-to-all",
+    "sdy.collective_permute": "collective-permute",
+    "sdy.all_slice": "",
+    "sdy.replicated_to_unreduced": "",
+    "sdy.sharded_to_unreduced": "",
+}
+_WRITTEN: Final = {  # what a program says itself, within shard_map
+    "stablehlo.all_gather": "all-gather",
+    "stablehlo.all_reduce": "all-reduce",
+    "stablehlo.reduce_scatter": "reduce-scatter",
+    "stablehlo.all_to_all": "all-to-all",
+    "stablehlo.collective_permute": "collective-permute",
+    "stablehlo.collective_broadcast": "collective-broadcast",
+}
+_KINDS: Final[dict[str, str]] = {"permute": "collective-permute", "ring": "all-gather"}
+_SAME: Final = ("stablehlo.convert", "stablehlo.optimization_barrier", "stablehlo.reshape", "stablehlo.transpose")
+_LISTS: Final = re.compile(r"(\w+) = \[([\d, ]*)\]")
+_NAMED: Final = re.compile(r'loc\((?:"[^"]*:"\()?"([^"]*)"\((?!"[^"]*":\d)')
+_CALLED: Final = re.compile(r'"([^"]+)"\("([^"]+)":(\d+):')
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """A dot of a program: shapes, and how operands and result are cut.
+
+    Attributes:
+        contraction: Its labels.
+        shapes: Of lhs, rhs and the result.
+        dtypes: Likewise, by name.
+        shardings: Likewise.
+    """
+
+    contraction: Contraction
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    shardings: tuple[Sharding, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where an operation is from: JAX's name of it, and its lines, the innermost first."""
+
+    op_name: str = ""
+    frames: tuple[hlo.Frame, ...] = ()
+
+    def of(self, text: str) -> "Place":
+        """Reads the location of an operation in code that is called here; it may be told from there on only."""
+        named = _NAMED.search(text)
+        name = named[1] if named else ""
+        frames = tuple(hlo.Frame(file, int(line), function) for function, file, line in _CALLED.findall(text))
+        if name.startswith("jit("):
+            return Place(name, frames or self.frames)
+        return Place("/".join(filter(None, (self.op_name, name))), (*frames, *self.frames))
+
+
+class Forecast:
+    """A lowered program, and what it is expected to send.
+
+    Args:
+        module: The lowered module.
+        links: Of the mesh.
+
+    Attributes:
+        collectives: What is sent, in order, each with how often it runs.
+        flops: Of the dots, on each device.
+        output_bytes: Of the results, on each device.
+        donated_bytes: Of the arguments whose place results may take.
+        used: The dots, each with where it is from and how often it runs.
+
+    Raises:
+        RuntimeError: This jaxlib does not run Shardy from Python.
+    """
+
+    def __init__(self, module: Any, links: Links) -> None:
+        self.mesh, self.links = {axis.name: axis.size for axis in links.axes}, links
+        self.flops = 0
+        self.used: list[tuple[Dot, Place, int]] = []
+        self._scatters = bool(links.hardware.compiler)  # for CPUs XLA adds it all, and cuts the sum
+        self._ways: dict[Dot, Candidate | None] = {}
+        self._entered()
+        module = propagation.copied(module)
+        self._calls = propagation.propagated(module)
+        self._dots = self._numbered(module)
+        propagation.moved(module)
+        self._entered()
+        main = next(one for one in propagation.operations(module) if one.name == "func.func")
+        self._note(main)
+        for one in propagation.operations(module):
+            if one.name == "stablehlo.dot_general":
+                self._moved_for(one)
+        self._names = {value: f"arrays[{at}]" for at, value in enumerate(_block(main).arguments)}
+        self.collectives = tuple(self._run(_block(main), Place()))
+        self.output_bytes = self._given(main)
+        self.donated_bytes = self._donated(main)
+
+    def planned(self) -> "collections.Counter[tuple[str, str]]":
+        """Sums for each line and pass the bytes that its dots would send, planned by `plan_sharding` as they are cut.
+
+        A dot that cannot be planned counts what plain jit sends.
+        """
+        found: collections.Counter[tuple[str, str]] = collections.Counter()
+        sent = functools.cache(self._sent)
+        for dot, place, times in self.used:
+            found[source(place.frames), part(place.op_name)] += times * sent(dot)
+        return found
+
+    def _sent(self, dot: Dot) -> int:
+        way = self._way(dot)
+        if way is None or not way.sent:
+            return 0
+        mesh = AbstractMesh(tuple(self.mesh.values()), tuple(self.mesh))
+        lhs, rhs, out = (
+            jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition_spec.written(sharding)))
+            for shape, dtype, sharding in zip(dot.shapes, dot.dtypes, dot.shardings, strict=True)
+        )
+        try:
+            spec, hardware = out.sharding.spec, self.links.hardware
+            plan = plan_sharding(dot.contraction, lhs, rhs, spec, preferred_element_type=out.dtype, hardware=hardware)
+        except (TypeError, ValueError):
+            return way.sent
+        return plan.sent
+
+    def _entered(self) -> None:
+        self._at: dict[Any, Sharding] = {}  # how each value is cut
+        self._before: dict[Any, Any] = {}  # what an argument of a loop's body is when the loop is entered
+        self._names: dict[Any, str] = {}  # of the program's arguments
+        self._skipped: set[Any] = set()  # what Shardy moves for a dot, which goes its own way
+
+    # Shardings.
+
+    def _numbered(self, module: Any) -> list[Dot]:
+        """Notes how each dot and its operands are cut, before anything is put between them."""
+        from jaxlib.mlir import ir
+
+        found: list[Dot] = []
+        for one in propagation.operations(module):
+            self._note(one)
+            if one.name == "stablehlo.dot_general":
+                with module.context:
+                    one.attributes[_NUMBER] = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), len(found))
+                found.append(self._dot(one))
+        return found
+
+    def _note(self, one: Any) -> None:
+        """Notes how the results of an operation are cut, and what is given to the code inside of it."""
+        self._at.update(zip(one.results, shardings_of(one), strict=True))
+        if one.name == "func.func":
+            said = attribute(one, "arg_attrs") or itertools.repeat({})
+            for value, attributes in zip(_block(one).arguments, said, strict=False):
+                found = shardings_in(attributes["sdy.sharding"]) if "sdy.sharding" in attributes else []
+                self._at[value] = found[0] if found else ((),) * len(shape_of(value) or ())
+        elif one.name == "stablehlo.while":
+            for region in one.regions:
+                self._at.update(zip(region.blocks[0].arguments, shardings_of(one), strict=True))
+                self._before.update(zip(region.blocks[0].arguments, one.operands, strict=True))
+        elif one.name == "sdy.manual_computation":
+            manual = axes_in(str(one.attributes["manual_axes"]))
+            for value, sharding in zip(
+                _block(one).arguments, shardings_in(one.attributes["in_shardings"]), strict=True
+            ):
+                self._at[value] = tuple(tuple(axis for axis in axes if axis not in manual) for axes in sharding)
+
+    def _dot(self, one: Any) -> Dot:
+        numbers = {
+            name: tuple(map(int, filter(None, listed.split(","))))
+            for name, listed in _LISTS.findall(
+                str(one.attributes["dot_dimension_numbers"]).replace(" ", "").replace("=[", " = [")
+            )
+        }
+        sides = [
+            tuple(numbers.get(f"{side}_{kind}_dimensions", ()) for side in ("lhs", "rhs"))
+            for kind in ("contracting", "batching")
+        ]
+        values = (*one.operands, one.results[0])
+        shapes = tuple(shape_of(value) or () for value in values)
+        return Dot(
+            Contraction.from_dimension_numbers(tuple(sides), len(shapes[0]), len(shapes[1])),
+            shapes,
+            tuple(array(f"{dtype_of(value)}[]")[:-2] for value in values),
+            tuple(self._at[value] for value in values),
+        )
+
+    def _way(self, dot: Dot) -> Candidate | None:
+        """Returns the way of plain jit; None where a part of a mesh axis cuts, or a size is not divided."""
+        if dot not in self._ways:
+            self._ways[dot] = self._planned(dot)
+        return self._ways[dot]
+
+    def _planned(self, dot: Dot) -> Candidate | None:
+        for shape, sharding in zip(dot.shapes, dot.shardings, strict=True):
+            for size, axes in zip(shape, sharding, strict=True):
+                if any(axis not in self.mesh for axis in axes) or size % math.prod(self.mesh[axis] for axis in axes):
+                    return None
+        lhs, rhs, out = (
+            Block.of(shape, dtype, sharding, self.mesh)
+            for shape, dtype, sharding in zip(dot.shapes, dot.dtypes, dot.shardings, strict=True)
+        )
+        task = Task(dot.contraction, self.mesh, lhs, rhs, out.sharding, out.shape, out.dtype, out.dtype)
+        return plain_way(task, self.links, constrained=True)
+
+    # What is sent.
+
+    def _run(self, block: Any, place: Place) -> Iterator[hlo.Collective]:
+        done: set[Any] = set()  # what was moved so before: the partitioner does not move it again
+        for operation in block.operations:
+            one = operation.operation
+            self._note(one)
+            if one.name == "stablehlo.while":
+                yield from self._looped(one, self._place(one, place))
+            elif one.name in ("stablehlo.case", "stablehlo.if"):
+                ways = [list(self._run(region.blocks[0], self._place(one, place))) for region in one.regions]
+                yield from max(ways, key=lambda way: sum(each.times * each.sent for each in way))
+            elif one.name == "sdy.manual_computation":
+                yield from self._run(_block(one), place)
+            elif one.name == "stablehlo.dot_general":
+                yield from self._multiplied(one, place, done)
+            elif one.name in _SAID:
+                yield from self._said(one, place)
+            elif one.name in _WRITTEN:
+                yield self._written(one, self._place(one, place))
+
+    def _looped(self, loop: Any, place: Place) -> list[hlo.Collective]:
+        trips = self._trips(loop)
+        before, first = self.flops, len(self.used)
+        found = list(self._run(loop.regions[1].blocks[0], place))
+        runs = 1 if trips is None else trips
+        self.flops = before + (self.flops - before) * runs
+        self.used[first:] = [(dot, at, times * runs) for dot, at, times in self.used[first:]]
+        return [
+            dataclasses.replace(one, times=one.times * runs, is_open=one.is_open or trips is None)
+            for one in found
+            if trips != 0
+        ]
+
+    def _trips(self, loop: Any) -> int | None:
+        """Reads the trips off a counter that goes up by one, as JAX writes scans; None of another loop."""
+        block = loop.regions[0].blocks[0]
+        test = [*block.operations][-1].operation.operands[0].owner
+        if getattr(test, "name", "") != "stablehlo.compare" or "LT" not in str(test.attributes["comparison_direction"]):
+            return None
+        first, last = (self._integer(value) for value in test.operands)
+        return None if first is None or last is None else max(0, last - first)
+
+    def _integer(self, value: Any) -> int | None:
+        """Returns the integer that a value is where a loop is entered."""
+        value = self._before.get(value, value)
+        while (name := getattr(value.owner, "name", "")) in ("stablehlo.convert", "stablehlo.optimization_barrier"):
+            value = value.owner.operands[value.result_number if name.endswith("barrier") else 0]
+        found = (
+            re.fullmatch(r"dense<(-?\d+)> : .*", str(attribute(value.owner, "value"))) if "constant" in name else None
+        )
+        return int(found[1]) if found else None
+
+    def _multiplied(self, one: Any, place: Place, done: set[Any]) -> Iterator[hlo.Collective]:
+        """Gives what a dot sends by the model of plain jit, and leaves out what Shardy has put in for it."""
+        dot = self._dots[one.attributes[_NUMBER].value]
+        way = self._way(dot)
+        if way is None:
+            return
+        self.flops += way.flops
+        self._skip_after(one, dot.shardings[2])
+        place = self._place(one, place)
+        self.used.append((dot, place, 1))
+        for value, route in zip((*one.operands, None), (way.lhs, way.rhs, way.out), strict=True):
+            root = None if value is None else self._root(value)
+            for number, (step, block, after) in enumerate(
+                zip(route.steps, route.blocks, route.blocks[1:], strict=False)
+            ):
+                key = root, route.steps[: number + 1]
+                if step.sent(block) and (root is None or key not in done):
+                    yield self._stepped(step, block, after, place, self._argument(root))
+                done.add(key)
+
+    def _stepped(self, step: Any, block: Block, after: Block, place: Place, argument: str) -> hlo.Collective:
+        kind, got = str(step.kind), after.bytes
+        kind = _KINDS.get(kind, kind)
+        if kind == "reduce-scatter" and not self._scatters:
+            kind, got = "all-reduce", block.bytes
+        given = got if kind == "all-reduce" else block.bytes
+        shape = f"{_short(block.dtype)}[{','.join(map(str, block.local))}]"
+        cut = _cuts(block.sharding, after.sharding, step.axes if step.sums else ())
+        return self._collective(kind, step.axes, given, got, shape, place, argument, cut)
+
+    def _skip_after(self, one: Any, end: Sharding) -> None:
+        value, at = one.results[0], shardings_of(one)[0]
+        while len(uses := [*value.uses]) == 1 and (user := uses[0].owner.operation).name in _SAID:
+            if at == end and user.name not in ("sdy.all_reduce", "sdy.reduce_scatter"):
+                return
+            self._skipped.add(user.results[0])
+            value, at = user.results[0], shardings_of(user)[0]
+
+    def _said(self, one: Any, place: Place) -> Iterator[hlo.Collective]:
+        """Gives what Shardy moves for all but dots."""
+        value, source = one.results[0], one.operands[0]
+        kind: str = _SAID[one.name]
+        if not kind or value in self._skipped:
+            return
+        axes = self._along(one)
+        given, got = self._bytes(source), self._bytes(value)
+        reader = source.owner if kind in ("all-reduce", "reduce-scatter") else _reader(value)
+        if "sharding_constraint" in str(one.location):  # what is constrained is moved for that line
+            reader = one
+        if kind == "all-reduce" and self._is_scattered(value, axes):
+            kind, got = "reduce-scatter", given // self._size(axes)
+        place = self._place(reader or one, place)
+        summed = axes if kind in ("all-reduce", "reduce-scatter") else ()
+        cut = _cuts(self._at[source], self._at[value], summed)
+        yield self._collective(kind, axes, given, got, self._text(source), place, self._argument(source), cut)
+
+    def _moved_for(self, dot: Any) -> None:
+        """Leaves out what Shardy has put in between an operand, cut as it is propagated, and the dot that reads it."""
+        known = self._dots[dot.attributes[_NUMBER].value]
+        if self._way(known) is None:
+            return
+        for value, at in zip(dot.operands, known.shardings, strict=False):
+            while _cut(value) not in (None, at) and self._is_for_dots(value):
+                self._skipped.add(value)
+                value = value.owner.operands[0]
+
+    def _is_for_dots(self, value: Any) -> bool:
+        users = (use.owner.operation for use in value.uses)
+        return all(user.name == "stablehlo.dot_general" or user.results[0] in self._skipped for user in users)
+
+    def _is_scattered(self, value: Any, axes: MeshAxes) -> bool:
+        users = [use.owner.operation for use in value.uses]
+        return (
+            self._scatters
+            and len(users) == 1
+            and users[0].name == "sdy.all_slice"
+            and {*axes_in(str(users[0].attributes["slicing_axes"]))} == {*axes}
+        )
+
+    def _along(self, one: Any) -> MeshAxes:
+        for name in ("gathering_axes", "reduction_axes", "reduce_scatter_axes", "params"):
+            if (found := attribute(one, name)) is not None:
+                return axes_in(str(found))
+        before, after = (list(itertools.chain(*self._at[value])) for value in (one.operands[0], one.results[0]))
+        return tuple(dict.fromkeys([*before, *after]))
+
+    def _written(self, one: Any, place: Place) -> hlo.Collective:
+        """Reads a collective that the program says itself."""
+        kind = _WRITTEN[one.name]
+        given, got = (sum(map(self._bytes, values)) for values in (one.operands, one.results))
+        pairs = attribute(one, "source_target_pairs")
+        said = pairs if pairs is not None else one.attributes["replica_groups"]
+        if "mesh" in str(said) and axes_in(str(said)):
+            devices = (tuple(self._group(axes_in(str(said)))),)
+        else:
+            rows = [tuple(int(device) for device in row if device >= 0) for row in np.asarray(said)]
+            devices = tuple(rows) if pairs is not None else tuple(rows[:1])
+        group = (
+            len({source for source, target in devices if source != target}) if pairs is not None else len(devices[0])
+        )
+        total = math.prod(self.mesh.values())
+        groups = 1 if pairs is not None else total // group
+        origin = hlo.Origin(self._text(one.operands[0]), given, place.op_name, "", place.frames)
+        return hlo.Collective(kind, group, groups, given, got, origins=(origin,), devices=devices)
+
+    def _collective(
+        self,
+        kind: str,
+        axes: MeshAxes,
+        given: int,
+        got: int,
+        shape: str,
+        place: Place,
+        argument: str,
+        cut: str,
+    ) -> hlo.Collective:
+        group = self._size(axes)
+        origin = hlo.Origin(shape, given, place.op_name, argument, place.frames, cut)
+        members = tuple(self._group(axes))
+        devices = ((0, members[-1]), (members[-1], 0)) if kind == "collective-permute" else (members,)
+        groups = math.prod(self.mesh.values()) // group
+        return hlo.Collective(kind, group, groups, given, got, origins=(origin,), devices=devices)
+
+    # Values.
+
+    def _place(self, one: Any, outer: Place) -> Place:
+        """Says where an operation is from, be it in code that was called."""
+        call = attribute(one, propagation.CALL)
+        return (outer if call is None else self._called(call.value, outer)).of(str(one.location))
+
+    def _called(self, number: int, outer: Place) -> Place:
+        before, location = self._calls[number]
+        return (outer if before < 0 else self._called(before, outer)).of(location)
+
+    def _root(self, value: Any) -> Any:
+        """Returns what Shardy has moved for a dot."""
+        while value in self._skipped:
+            value = value.owner.operands[0]
+        return value
+
+    def _argument(self, value: Any) -> str:
+        while value is not None and getattr(value.owner, "name", "") in _SAME and value.owner.name != _SAME[1]:
+            value = value.owner.operands[0]
+        return self._names.get(value, "")
+
+    def _text(self, value: Any) -> str:
+        return f"{dtype_of(value)}[{','.join(map(str, self._local(value)))}]"
+
+    def _bytes(self, value: Any) -> int:
+        return hlo.byte_count(self._text(value))
+
+    def _local(self, value: Any) -> list[int]:
+        shape = shape_of(value) or ()
+        return [-(-size // self._size(axes)) for size, axes in zip(shape, self._at[value], strict=True)]
+
+    def _size(self, axes: MeshAxes) -> int:
+        return math.prod(self._length(axis) for axis in axes)
+
+    def _length(self, axis: str) -> int:
+        return self.mesh[axis] if axis in self.mesh else int(axis.rpartition(")")[2])
+
+    def _group(self, axes: MeshAxes) -> Iterator[int]:
+        """Gives the positions of the devices that talk along mesh axes with the first one."""
+        steps: list[list[int]] = []
+        names = list(self.mesh)
+        for axis in axes:
+            name, _, part = axis.partition(":(")
+            stride = math.prod(self.mesh[other] for other in names[names.index(name) + 1 :])
+            if part:
+                stride *= self.mesh[name] // int(part.partition(")")[0]) // self._length(axis)
+            steps.append([at * stride for at in range(self._length(axis))])
+        return map(sum, itertools.product(*steps))
+
+    def _given(self, function: Any) -> int:
+        said = attribute(function, "res_attrs") or itertools.repeat({})
+        values = [*_block(function).operations][-1].operation.operands
+        total = 0
+        for value, attributes in zip(values, said, strict=False):
+            if "sdy.sharding" in attributes:
+                self._at[value] = shardings_in(attributes["sdy.sharding"])[0]
+            total += self._bytes(value)
+        return total
+
+    def _donated(self, function: Any) -> int:
+        said = attribute(function, "arg_attrs") or itertools.repeat({})
+        pairs = zip(_block(function).arguments, said, strict=False)
+        return sum(
+            self._bytes(value)
+            for value, attributes in pairs
+            if "jax.buffer_donor" in attributes or "tf.aliasing_output" in attributes
+        )
+
+
+def _block(one: Any) -> Any:
+    return one.regions[0].blocks[0]
+
+
+def _cuts(before: Sharding, after: Sharding, summed: MeshAxes) -> str:
+    """Says from which sharding to which an array goes, with sums to complete.
+
+    Example:
+        >>> _cuts((("x",), ()), ((), ()), ()), _cuts((("x",), ()), (("x",), ()), ("y",))
+        ("P('x') to P()", "sums over y to P('x')")
+    """
+    end = partition_spec.code(partition_spec.written(after))
+    start = f"sums over {' '.join(summed)}" if summed else partition_spec.code(partition_spec.written(before))
+    return f"{start} to {end}"
+
+
+def _cut(value: Any) -> Sharding | None:
+    """Says how Shardy has cut what it has moved; None of any other value."""
+    return shardings_of(value.owner)[0] if getattr(value.owner, "name", "") in _SAID else None
+
+
+def _reader(value: Any) -> Any:
+    """Returns the first operation that reads what Shardy has moved; None of a result."""
+    for use in value.uses:
+        user = use.owner.operation
+        if user.name in _SAID:
+            return _reader(user.results[0])
+        return None if user.name.endswith("return") else user
+    return None
+
+
+def _short(dtype: str) -> str:
+    """Writes a dtype as a compiled text does: "bf16" of "bfloat16"."""
+    found = jnp.dtype(dtype)
+    if found == jnp.bool_:
+        return "pred"
+    if dtype.startswith("float8") or dtype.startswith("float4"):
+        return dtype.replace("float", "f").replace("_", "")
+    letter = "bf" if dtype == "bfloat16" else {"f": "f", "i": "s", "u": "u", "c": "c", "V": "s"}[found.kind]
+    return f"{letter}{re.sub(r'[^0-9]', '', dtype)}"

@@ -1,0 +1,418 @@
+"""`plan_program`: the sharding of every argument and result of a whole program, so that a call takes the least time.
+
+Bytes, memory and times are estimates (`layout_cost`); `ProgramPlan.compile_for` asks the real compiler.
+"""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jbdot.core.errors import BadType, BadValue, Refusal, kind_text
+from jbdot.core.text import bytes_text
+from jbdot.devices.links import Links
+from jbdot.hardware import Hardware, known
+from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import Sharding
+from jbdot.one_device import jax_internals
+from jbdot.programs import program_plan_report
+from jbdot.programs.communication import communication
+from jbdot.programs.communication_report import CommunicationReport
+from jbdot.programs.constraining import constrained
+from jbdot.programs.labels import Array, Operation
+from jbdot.programs.layout import Label
+from jbdot.programs.layout_cost import Costs
+from jbdot.programs.layout_search import Candidate, LayoutSearch
+from jbdot.programs.program_decision import ProgramDecision, Traced, parameters_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TOLD: Final = 50  # layouts between two lines of progress
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ProgramPlan(ProgramDecision):
+    """Where every array of a program is kept: a table to print, shardings to give, and the program so cut.
+
+    Figures are of one device, and estimates: bytes and memory of the jaxpr, times from published figures.
+
+    What was decided, and its figures, are the attributes of `ProgramDecision`.
+    """
+
+    def __call__(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Returns `jax.jit` of the program with its arguments, its results and all between where they are planned.
+
+        Args:
+            function: The one that was planned.
+            **options: Of `jax.jit`, such as `donate_argnums=plan.state`.
+
+        Raises:
+            ValueError: The plan is for an abstract mesh, or, where it is called, of another function.
+        """
+        if isinstance(self.mesh, AbstractMesh):
+            raise BadValue(
+                "a plan that is run must be for a mesh of devices",
+                f"it is for {self.mesh}",
+                "Plan for a mesh that jax.make_mesh gives, or ask plan.compile_for",
+            ).told("ProgramPlan", self.name)
+        shardings = {"in_shardings": self.in_shardings, "out_shardings": self.out_shardings}
+        return jax.jit(self._constrained(function), **{**shardings, **options})
+
+    def _constrained(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def planned(*args: Any) -> Any:
+            traced = Traced.of(function, args, self.mesh)
+            if self._labels(traced) != self._labels(self.traced):
+                raise BadValue(
+                    "a plan must be given the function that it is of, and arguments as they were planned",
+                    f"{getattr(function, '__name__', function)} has arrays with other labels than {self.name}",
+                    "Plan it anew with jbdot.plan_program",
+                ).told("ProgramPlan", self.name)
+            return jax.tree.unflatten(traced.out, jax_internals.run_jaxpr(self._told(traced), *jax.tree.leaves(args)))
+
+        return planned
+
+    def _told(self, traced: Traced) -> Any:
+        """Returns the program's jaxpr, in which arrays are told where they are, and where they go for a dot."""
+        flow, layout = traced.flow, self.winner.layout
+        costs = self._costs(traced)
+
+        def at(array: Array) -> NamedSharding | None:
+            return self._named(costs.home(layout, array)) if array in flow.anchors else None
+
+        def before(operation: Operation) -> tuple[NamedSharding | None, ...]:
+            if operation.fuses:
+                return ()
+            pairs = zip(operation.ins, costs.operands(layout, operation), strict=True)
+            return tuple(
+                None if sharding == costs.home(layout, array) else self._named(sharding)
+                for (array, _), sharding in pairs
+            )
+
+        return constrained(traced.jaxpr, flow.steps, at, before)
+
+    def _costs(self, traced: Traced) -> Costs:
+        pinned = {at: self.fixed[name] for at, name in enumerate(traced.names) if name in self.fixed}
+        return Costs(traced.flow, dict(self.mesh.shape), self.links, traced.tied, pinned)
+
+    @staticmethod
+    def _labels(traced: Traced) -> list[Any]:
+        return [(array.shape, traced.flow.labels(array)) for array in (*traced.flow.arguments, *traced.flow.results)]
+
+    def _named(self, sharding: Sharding) -> NamedSharding:
+        return NamedSharding(self.mesh, partition_spec.written(sharding))
+
+    @property
+    def specs(self) -> Any:
+        """Returns the PartitionSpec of each argument, as a tuple of pytrees: print it for code to paste."""
+        return jax.tree.unflatten(self.traced.structure, list(map(partition_spec.written, self.arrays.values())))
+
+    @property
+    def in_shardings(self) -> Any:
+        """Returns the same as NamedShardings: `jax.jit(step, in_shardings=plan.in_shardings)`, or `jax.device_put`."""
+        return jax.tree.unflatten(self.traced.structure, list(map(self._named, self.arrays.values())))
+
+    @property
+    def out_shardings(self) -> Any:
+        """Returns the NamedSharding of each result; state comes back as it went in."""
+        given = list(self.arrays.values())
+        found = [
+            self._named(self.sharding(array) if at is None else given[at])
+            for array, at in zip(self.traced.flow.results, self.traced.tied, strict=True)
+        ]
+        return jax.tree.unflatten(self.traced.out, found)
+
+    def compile_for(self, topology: str, timeout_s: float = 300.0) -> CommunicationReport:
+        """Compiles the planned program, with its state donated, for devices that need not be here: see `communication`.
+
+        Args:
+            topology: Such as "v5e:4x4".
+            timeout_s: The longest that the compiler may take.
+
+        Raises:
+            ValueError, ImportError, RuntimeError: As of `communication`.
+        """
+        flow, structure = self.traced.flow, self.traced.structure
+        shapes = [
+            jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self._named(sharding))
+            for array, sharding in zip(flow.arguments, self.arrays.values(), strict=True)
+        ]
+        step = jax.jit(self._constrained(self.function), out_shardings=self.out_shardings, donate_argnums=self.state)
+        args = jax.tree.unflatten(structure, shapes)
+        return communication(step, *args, topology=topology, hardware=self.hardware, timeout_s=timeout_s)
+
+    def __str__(self) -> str:
+        return program_plan_report.text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return program_plan_report.page(self)
+
+    @property
+    def why(self) -> str:
+        """Says why the winner is taken."""
+        return program_plan_report.why(self)
+
+    def plot(self) -> "Figure":
+        """Draws the time and the memory of each candidate.
+
+        Needs matplotlib: the extra `plot`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from jbdot.programs.program_plan_figure import draw
+
+        return draw(self)
+
+
+def plan_program(
+    function: Callable[..., Any],
+    mesh: Any,
+    *args: Any,
+    memory: float | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    hardware: Hardware | str | None = None,
+) -> ProgramPlan:
+    """Chooses the sharding of every argument and result of a whole program, such as a training step.
+
+    The program is traced, and neither compiled nor run. Axes of its arrays that must be cut alike are one label; a
+    layout says which labels each mesh axis cuts. Layouts are searched for the least estimated time within the memory of
+    a device; data parallel, FSDP, tensor and sequence parallel, and their mixtures, are among them.
+
+    Args:
+        function: Of arrays, in pytrees: parameters, the optimizer's state, a batch.
+        mesh: A `jax.sharding.Mesh` or `AbstractMesh`, or the sizes of its axes by name: {"data": 16, "model": 16}. Its
+            axes are taken as Auto.
+        *args: Arrays or `jax.ShapeDtypeStruct`s; what shardings they have is not looked at.
+        memory: Bytes that each device may need; by default all that it has.
+        fixed: What is decided already: for a parameter of the function, by its name, a PartitionSpec, or the name of
+            the mesh axis that cuts the first axis of its arrays, or a pytree of these, which may stand for all below
+            it; None leaves an array to the plan. {"batch": "data"}, or {"params": {"embedding": P("model")}}.
+        hardware: Figures of the devices, or a name that `hardware.known` knows, such as "v5e"; by default those that
+            are published for the mesh's devices.
+
+    Returns:
+        A `ProgramPlan`: print it; give its `in_shardings` and `out_shardings` to `jax.jit`, or call it with the
+        function. An interrupt (Ctrl-C) ends the search with the best layout so far.
+
+    Raises:
+        TypeError: The function is none, the mesh is none, or an argument is no array.
+        ValueError: No layout fits into the memory, no mesh axis divides anything, the program calls the host, no
+            figures are known for the devices, or fixed names what is not there.
+
+    Differs: `plan_sharding` plans one contraction, whose operands are where they are.
+
+    Example:
+        >>> import jax
+        >>> import jbdot
+        >>> from jax import numpy as jnp
+        >>> def step(w, x, y):
+        ...     loss = lambda w: jnp.mean((jnp.tanh(x @ w["in"]) @ w["out"] - y) ** 2)
+        ...     return jax.tree.map(lambda w, g: w - 0.1 * g, w, jax.grad(loss)(w))
+        >>> array = lambda *shape: jax.ShapeDtypeStruct(shape, "float32")
+        >>> w, x = {"in": array(512, 2048), "out": array(2048, 512)}, array(65536, 512)
+        >>> plan = jbdot.plan_program(step, {"data": 8, "model": 2}, w, x, x, hardware="v5e")
+        >>> plan.winner.name
+        'FSDP over data model'
+    """
+    call = getattr(function, "__name__", type(function).__name__)
+    try:
+        return _plan(function, mesh, args, memory, fixed or {}, hardware)
+    except Refusal as refusal:
+        raise refusal.told("plan_program", call) from None
+
+
+def _plan(
+    function: Callable[..., Any],
+    mesh: Any,
+    args: tuple[Any, ...],
+    memory: float | None,
+    fixed: Mapping[str, Any],
+    hardware: Hardware | str | None,
+) -> ProgramPlan:
+    if not callable(function):
+        raise BadType(
+            "the program must be a function", type(function).__name__, "Give the step, and then its arguments"
+        )
+    figures: Any = known(hardware) if isinstance(hardware, str) else hardware
+    if not isinstance(figures, Hardware | None):
+        raise BadType("hardware must be a jbdot.hardware.Hardware, or a name", f"got a {type(figures).__name__}")
+    on = _mesh(mesh)
+    sizes = dict(on.shape)
+    links = Links.of(sizes if isinstance(on, AbstractMesh) and figures else on, figures)
+    traced = Traced.of(function, args, on)
+    pinned = _pinned(fixed, parameters_of(function, len(args)), args, traced, sizes)
+    limit = links.hardware.memory_bytes if memory is None else float(memory)
+    _check_divides(traced, sizes)
+    costs = Costs(traced.flow, sizes, links, traced.tied, pinned)
+    search = LayoutSearch(costs, *_roles(traced), limit, _progress(costs))
+    winner = search.run()
+    _done()
+    if search.score(winner.layout)[0] > 0:
+        raise _too_large(winner, limit, links.hardware.name)
+    candidates = sorted(search.named, key=lambda each: search.score(each.layout))
+    same = [each.name for each in candidates if each.cost == winner.cost]
+    if same:
+        winner = dataclasses.replace(winner, name=same[0])
+    return ProgramPlan(
+        name=getattr(function, "__name__", type(function).__name__),
+        mesh=on,
+        links=links,
+        memory=limit,
+        winner=dataclasses.replace(winner, layout=search.plain(winner.layout)),
+        candidates=tuple(_told_apart(candidates)),
+        looked=len(costs),
+        fixed={traced.names[at]: cut for at, cut in pinned.items()},
+        function=function,
+        traced=traced,
+    )
+
+
+def _told_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Leaves out what costs as much as another, as where two mesh axes change places."""
+    found: dict[Any, Candidate] = {}
+    for each in candidates:
+        cost = each.cost
+        found.setdefault((round(cost.total_us, 3), cost.bytes_sent, cost.memory_bytes), each)
+    return list(found.values())
+
+
+# What a program is given.
+
+
+def _mesh(mesh: Any) -> Any:
+    """Reads a mesh, and makes its axes Auto."""
+    if isinstance(mesh, Mesh):
+        return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    if isinstance(mesh, AbstractMesh):
+        mesh = dict(mesh.shape)
+    if isinstance(mesh, Mapping) and all(
+        isinstance(name, str) and isinstance(size, int) and size > 0 for name, size in mesh.items()
+    ):
+        sizes = cast("Mapping[str, int]", mesh)
+        return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    raise BadType(
+        "mesh must be a jax.sharding.Mesh or AbstractMesh, or sizes of axes by name",
+        kind_text(mesh) if not isinstance(mesh, Mapping) else repr(mesh),
+        'Such as jax.make_mesh((4, 2), ("data", "model")), or {"data": 16, "model": 16} with hardware="v5e"',
+    )
+
+
+def _roles(traced: Traced) -> tuple[Label | None, list[Label], list[Label]]:
+    """Returns the label of samples, those of other axes of data, and those of parameters, of most bytes first."""
+    flow = traced.flow
+    back = {at for at in traced.tied if at is not None} or _differentiated(traced)
+    by_bytes: Counter[Label] = Counter()
+    data: Counter[Label] = Counter()
+    for at, array in enumerate(flow.arguments):
+        for dim, label in enumerate(flow.labels(array)):
+            if label is not None and at in back:
+                by_bytes[label] += math.prod(array.shape) * array.item_bytes
+            elif label is not None:
+                data[label] += 1000 * (dim == 0) + 1  # samples come first
+    parameters = [label for label, _ in by_bytes.most_common()]
+    others = [label for label, _ in data.most_common() if label not in by_bytes]
+    return (others[0] if others else None), others[1:], parameters
+
+
+def _differentiated(traced: Traced) -> set[int]:
+    """Finds the arguments that results have the shapes and labels of, as gradients have."""
+    flow = traced.flow
+    made = {(array.shape, flow.labels(array)) for array in flow.results if array.shape}
+    return {at for at, array in enumerate(flow.arguments) if (array.shape, flow.labels(array)) in made}
+
+
+def _check_divides(traced: Traced, sizes: Mapping[str, int]) -> None:
+    axes = {axis: size for axis, size in sizes.items() if size > 1}
+    flow = traced.flow
+    cut = {
+        size
+        for array in flow.arguments
+        for size, label in zip(array.shape, flow.labels(array), strict=True)
+        if label is not None
+    }
+    if axes and not any(size % parts == 0 for size in cut for parts in axes.values()):
+        raise BadValue(
+            "a mesh axis must divide an axis of an argument",
+            f"{partition_spec.listed(axes)}, and the axes have sizes {', '.join(map(str, sorted(cut))) or 'of 1'}",
+            "Pad the arrays, or make the mesh of other sizes",
+        )
+
+
+def _pinned(
+    fixed: Mapping[str, Any], parameters: Sequence[str], args: tuple[Any, ...], traced: Traced, sizes: Mapping[str, int]
+) -> dict[int, Sharding]:
+    """Reads what is fixed: the sharding of arguments, by number."""
+    found: dict[int, Sharding] = {}
+    first = {name: jax.tree.structure(args[:at]).num_leaves for at, name in enumerate(parameters)}
+    for name, given in fixed.items():
+        if name not in first:
+            raise BadValue("fixed must name parameters of the function", f"{name!r} is none of {', '.join(parameters)}")
+        try:
+            specs = jax.tree.broadcast(given, args[parameters.index(name)], is_leaf=_is_spec)
+        except ValueError as error:
+            raise BadValue(
+                "what is fixed must have the structure of the argument, or stand for all below it",
+                f"{name}: {' '.join(str(error).split())[:200]}",
+            ) from None
+        for at, spec in enumerate(jax.tree.leaves(specs, is_leaf=_is_spec), first[name]):
+            array = traced.flow.arguments[at]
+            if spec is None or not array.shape:
+                continue
+            spec = PartitionSpec(spec) if isinstance(spec, str) else spec
+            sharding = partition_spec.read(spec, len(array.shape), sizes, traced.names[at])
+            partition_spec.divided(sharding, array.shape, sizes, traced.names[at])
+            found[at] = tuple(tuple(axis for axis in axes if sizes[axis] > 1) for axes in sharding)
+    return found
+
+
+def _is_spec(x: Any) -> bool:
+    return x is None or isinstance(x, str | PartitionSpec)
+
+
+# What is said while it is searched, and where nothing fits.
+
+
+def _progress(costs: Costs) -> Callable[[Candidate], None]:
+    """Tells on a terminal how far the search is."""
+    told = [0]
+
+    def tell(best: Candidate) -> None:
+        if sys.stderr.isatty() and len(costs) >= told[0] + _TOLD:
+            told[0] = len(costs)
+            sys.stderr.write(f"\r\x1b[Kplan_program: {len(costs)} layouts, best {best.cost.total_us / 1e3:,.2f} ms")
+            sys.stderr.flush()
+
+    return tell
+
+
+def _done() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+
+
+def _too_large(best: Candidate, limit: float, name: str) -> BadValue:
+    cost = best.cost
+    parts = {"arguments": cost.argument_bytes, "results": cost.output_bytes, "temporaries": cost.temp_bytes}
+    most = max(parts, key=lambda part: parts[part])
+    cure = {
+        "arguments": "More devices, or a state of fewer bytes, such as of bfloat16, frees most of it",
+        "results": "Return less, such as the loss alone, or results of fewer bytes",
+        "temporaries": "Recompute with jax.checkpoint, take fewer samples at a time, or use more devices",
+    }[most]
+    sizes = ", ".join(f"{part} {bytes_text(size)}" for part, size in parts.items() if size)
+    return BadValue(
+        "a layout must fit into the memory of a device",
+        f"the one that needs least, {best.name}, needs an estimated {bytes_text(cost.memory_bytes)} of "
+        f"{bytes_text(int(limit))} of {name}, {bytes_text(round(cost.memory_bytes - limit))} too much: {sizes}",
+        cure,
+    )

@@ -1,0 +1,227 @@
+"""Plans of whole programs: what they say, and that the planned program gives what it gives on one device."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import steps
+from jax import numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from meshes import mesh
+
+import jbdot
+from jbdot.hardware import known
+
+ON = mesh((4, 2))
+SLOW = dataclasses.replace(known("v5e"), peak={"float32": 1e9}, start_us=0.0, hop_us=0.0)  # what is small is cut too
+PROGRAMS = {
+    "mlp": steps.mlp(),
+    "transformer": steps.transformer(),
+    "experts": steps.transformer(count=4, layers=1),
+    "lstm": steps.lstm(),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_three_planned_steps_give_what_one_device_gives(name):
+    step, params, batch = PROGRAMS[name]
+    plan = jbdot.plan_program(step, ON, params, params, batch, hardware=SLOW)
+    assert plan.state == (0, 1)
+    assert any(any(sharding) for sharding in plan.arrays.values())
+    planned, alone = plan(step), jax.jit(step)
+    ours = theirs = (steps.arrays(params), jax.tree.map(jnp.zeros_like, steps.arrays(params)))
+    for seed in range(3):
+        given = steps.arrays(batch, seed + 1)
+        *ours, loss = planned(*ours, given)
+        *theirs, wanted = alone(*theirs, given)
+        np.testing.assert_allclose(loss, wanted, rtol=2e-5)
+    for one, other, sharding in zip(
+        jax.tree.leaves(ours), jax.tree.leaves(theirs), jax.tree.leaves(plan.out_shardings), strict=False
+    ):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+        assert one.sharding.is_equivalent_to(sharding, one.ndim)
+    for given, back in zip(jax.tree.leaves(plan.in_shardings[:2]), jax.tree.leaves(plan.out_shardings), strict=False):
+        assert given == back
+
+
+def large(samples=65536):
+    return steps.mlp(8192, 2048, samples)
+
+
+def test_what_is_printed():
+    step, params, batch = large()
+    plan = jbdot.plan_program(step, {"data": 4, "model": 4}, params, params, batch, hardware="v5e")
+    text = str(plan)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("step on data=4, model=4 of TPU v5e: ")
+    for words in ("axis 0 of batch['x']", "params[*]['w']", "layouts were estimated", "donate_argnums=(0, 1)"):
+        assert words in " ".join(text.split())
+    assert "FSDP over data model" in " ".join(text.split())
+    assert repr(plan) == text
+    assert "<table>" in plan._repr_html_()
+    pytest.importorskip("matplotlib")
+    assert len(plan.plot().axes) == 2
+
+
+def test_plans_are_the_same_each_time():
+    step, params, batch = large()
+    first, second = (
+        jbdot.plan_program(step, {"x": 2, "y": 4}, params, params, batch, hardware="v5e") for _ in range(2)
+    )
+    assert str(first) == str(second)
+    assert first.specs == second.specs
+
+
+def test_specs_stand_where_the_arguments_do():
+    step, params, batch = large()
+    plan = jbdot.plan_program(step, {"x": 2, "y": 4}, params, params, batch, hardware="v5e")
+    is_spec = lambda x: isinstance(x, P)  # noqa: E731
+    assert jax.tree.structure(plan.specs, is_leaf=is_spec) == jax.tree.structure((params, params, batch))
+    assert plan.specs[0] == plan.specs[1]
+    assert {x.mesh.shape == {"x": 2, "y": 4} for x in jax.tree.leaves(plan.in_shardings)} == {True}
+
+
+def test_less_memory_has_parameters_cut_that_would_be_whole():
+    step, params, batch = steps.mlp(4096, 4096, 1 << 18)
+    alone, tight = (
+        jbdot.plan_program(step, {"x": 8}, params, params, batch, hardware="v5p", memory=memory)
+        for memory in (64e9, 3e9)
+    )
+    assert alone.winner.cost.memory_bytes > tight.memory >= tight.winner.cost.memory_bytes
+    assert tight.winner.cost.total_us >= alone.winner.cost.total_us
+
+
+def test_what_is_fixed_stays():
+    step, params, batch = large()
+    fixed = {"batch": "y", "params": [{"w": P(None, "x"), "b": None}, None]}
+    plan = jbdot.plan_program(step, {"x": 2, "y": 4}, params, params, batch, hardware="v5e", fixed=fixed)
+    assert plan.specs[2] == {"x": P("y"), "y": P("y")}
+    assert plan.specs[0][0]["w"] == P(None, "x")
+    assert plan.out_shardings[0][0]["w"].spec == P(None, "x")
+    assert "P('y'), fixed" in str(plan)
+
+
+def test_a_mesh_of_explicit_axes_is_taken_as_auto_and_shapes_may_be_arrays():
+    step, params, batch = steps.mlp(8, 8, 8)
+    plan = jbdot.plan_program(step, mesh((4, 2), kind="Explicit"), *steps.arrays((params, params, batch)))
+    assert plan.hardware.name == "CPU"
+    assert set(plan.mesh.axis_types) == {jax.sharding.AxisType.Auto}
+    loss = plan(step, donate_argnums=plan.state)(*steps.arrays((params, params, batch)))[2]
+    np.testing.assert_allclose(loss, jax.jit(step)(*steps.arrays((params, params, batch)))[2], rtol=1e-5)
+
+
+def test_numbers_are_arguments_and_a_gradient_is_no_state():
+    def gradient(w, x, scale):
+        return jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w) * scale))(w)
+
+    w, x = steps.struct(512, 512), steps.struct(4096, 512)
+    plan = jbdot.plan_program(gradient, {"x": 8}, w, x, 0.5, hardware="v5e")
+    assert plan.state == ()
+    assert plan.specs[2] == P()
+    assert plan.winner.cost.output_bytes > 0
+    assert plan.out_shardings.spec == plan.specs[0]
+
+
+def test_an_interrupt_gives_the_best_so_far(monkeypatch):
+    from jbdot.programs.layout_cost import Costs
+
+    step, params, batch = large()
+    of, count = Costs.of, []
+
+    def interrupted(self, layout):
+        count.append(layout)
+        if len(count) == 40:
+            raise KeyboardInterrupt
+        return of(self, layout)
+
+    monkeypatch.setattr(Costs, "of", interrupted)
+    plan = jbdot.plan_program(step, {"x": 2, "y": 4}, params, params, batch, hardware="v5e")
+    assert plan.looked < 40
+    assert plan.winner.cost.total_us == min(each.cost.total_us for each in plan.candidates)
+
+
+def step_of(x, w):
+    return x @ w
+
+
+SQUARE = steps.struct(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: jbdot.plan_program(3, {"x": 8}), TypeError, "plan_program: the program must be a function: int"),
+        (lambda: jbdot.plan_program(step_of, None, SQUARE, SQUARE), TypeError, "mesh must be a jax.sharding.Mesh"),
+        (lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE), ValueError, "or come with hardware="),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, "w", hardware="v5e"),
+            TypeError,
+            "arguments must be arrays or jax.ShapeDtypeStructs, in pytrees: w is a str",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 7}, SQUARE, SQUARE, hardware="v5e"),
+            ValueError,
+            "a mesh axis must divide an axis of an argument: x=7, and the axes have sizes 64",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE, hardware="v5e", memory=1000),
+            ValueError,
+            "a layout must fit into the memory of a device: the one that needs least, ",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE, hardware="v5e", fixed={"z": "x"}),
+            ValueError,
+            "fixed must name parameters of the function: 'z' is none of x, w",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE, hardware="v5e", fixed={"x": ["x", "x"]}),
+            ValueError,
+            "what is fixed must have the structure of the argument",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE, hardware="v5e", fixed={"x": "q"}),
+            ValueError,
+            "a PartitionSpec must name axes of the mesh: 'q' of x",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE, hardware=3),
+            TypeError,
+            "hardware must be a jbdot.hardware.Hardware, or a name",
+        ),
+        (
+            lambda: jbdot.plan_program(lambda x: jax.pure_callback(np.sin, x, x), {"x": 8}, SQUARE, hardware="v5e"),
+            ValueError,
+            "plan_program: the program must not call the host: pure_callback at ",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE, hardware="v5e")(step_of),
+            ValueError,
+            "ProgramPlan: a plan that is run must be for a mesh of devices",
+        ),
+        (
+            lambda: jbdot.plan_program(step_of, ON, SQUARE, SQUARE)(lambda x, w: x @ w.T)(*steps.arrays([SQUARE] * 2)),
+            ValueError,
+            "ProgramPlan: a plan must be given the function that it is of",
+        ),
+    ],
+)
+def test_refusals(call, kind, words):
+    with pytest.raises(kind) as told:
+        call()
+    assert words in str(told.value)
+
+
+def test_what_is_short_says_how_much_and_what_frees_it():
+    step, params, batch = steps.mlp(8192, 8192, 1024)
+    with pytest.raises(ValueError, match=r"too much: arguments .* temporaries .*More devices, or a state") as told:
+        jbdot.plan_program(step, {"x": 2}, params, params, batch, hardware="v5e", memory=3e8)
+    assert "of 300 MB of TPU v5e" in str(told.value)
+
+
+def test_an_abstract_mesh_with_figures_is_enough():
+    on = AbstractMesh((4, 2), ("x", "y"))
+    plan = jbdot.plan_program(step_of, on, SQUARE, SQUARE, hardware=known("v5p"))
+    assert isinstance(plan.in_shardings[0], NamedSharding)
+    assert plan.hardware.name == "TPU v5p"
