@@ -91,12 +91,13 @@ def arguments(plan: ProgramDecision) -> list[tuple[str, ...]]:
 
 def candidates(plan: ProgramDecision) -> list[tuple[str, ...]]:
     """Returns a row for each candidate, the winner first."""
-    rows: list[tuple[str, ...]] = [("layout", "computing ms", "sending ms", "total ms", "sent", "memory")]
+    rows: list[tuple[str, ...]] = [("layout", "ms: computing + sending", "sent", "memory")]
     shown = [plan.winner, *(each for each in plan.candidates if each.name != plan.winner.name)][:SHOWN]
     for each in shown:
         cost = each.cost
-        times = (f"{us / 1e3:,.3g}" for us in (cost.compute_us, cost.sending_us, cost.total_us))
-        rows.append((each.name, *times, bytes_text(cost.bytes_sent), _memory(plan, each)))
+        total, compute, sending = (f"{us / 1e3:,.3g}" for us in (cost.total_us, cost.compute_us, cost.sending_us))
+        needed = bytes_text(cost.memory_bytes) + (", too much" if cost.memory_bytes > plan.memory else "")
+        rows.append((each.name, f"{total} = {compute} + {sending}", bytes_text(cost.bytes_sent), needed))
     return rows
 
 

@@ -65,7 +65,8 @@ small::Kernel<Real>* small_kernel() {
 #undef JBDOT_PICKED
 }
 
-constexpr int64_t kAlone = 1 << 16;      // multiply-adds that one thread does sooner than two
+constexpr int64_t kAlone = 1 << 18;      // multiply-adds that one thread does sooner than two
+constexpr int kSpins = 4096;             // looks at whether others are done, before sleeping until they are
 constexpr int64_t kTasksPerThread = 4;   // so that a slow thread is waited for no longer than a quarter of its part
 constexpr int64_t kNarrowest = 32;       // rows or columns of a piece of a matrix
 constexpr int64_t kRounding = 16;        // of these: what kernels take at once
@@ -127,6 +128,12 @@ void parallel(ffi::ThreadPool& pool, int64_t count, const Body& body) {
   };
   for (int64_t thread = 1; thread < threads; ++thread) pool.Schedule(decltype(work)(work));
   work();
+  for (int i = 0; i < kSpins && state->done.load() < count; ++i) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  if (state->done.load() == count) return;
   std::unique_lock<std::mutex> lock(state->mutex);
   state->all_done.wait(lock, [&] { return state->done.load() == count; });
 }
@@ -191,9 +198,10 @@ void vector_by_matrix(int64_t n, int64_t k, const T* vector, int64_t vector_k, c
                     out, &to);
 }
 
+// Whether rhs stays in the nearest cache while the rows of lhs go by, which are read as they lie.
 bool is_small(const Product& p) {
-  return p.m > 1 && p.n > 1 && std::max({p.m, p.n, p.k}) <= small::kLargest &&
-         p.k * ((p.n + 15) / 16 * 16) <= small::kBuffer;
+  bool lies = p.lhs_k == 1 || p.lhs_k <= small::kFarthest;
+  return p.m > 1 && p.n > 1 && p.k <= small::kLongest && p.k * ((p.n + 15) / 16 * 16) <= small::kBuffer && lies;
 }
 
 // out[m, n] (+)= sum_k lhs[m, k] * rhs[k, n]

@@ -1,4 +1,4 @@
-// Products of small matrices, for which a call of BLAS takes longer to begin than to end: a kernel in registers.
+// Products by a small matrix, for which a call of BLAS takes longer to begin than to end: a kernel in registers.
 
 #pragma once
 
@@ -6,8 +6,9 @@
 
 namespace small {
 
-constexpr int64_t kLargest = 64;    // rows, columns or terms of a small product, at most
-constexpr int64_t kBuffer = 4096;   // elements of rhs that are laid out anew, padded to whole registers
+constexpr int64_t kLongest = 128;   // terms of a small product, at most
+constexpr int64_t kBuffer = 4096;   // elements of its rhs, which is laid out anew, padded to whole registers
+constexpr int64_t kFarthest = 512;  // elements from one term of lhs to the next, at most: farther ones share cache lines
 
 // out[m, n] = sum_k lhs[m, k] * rhs[k, n], of numbers of two parts where `parts` is 2, as complex ones are; strides in
 // numbers; the columns of out are next to each other.
