@@ -68,6 +68,16 @@ def by_line(report: CommunicationReport) -> "collections.Counter[tuple[str, str,
     return found
 
 
+def by_function(lines: Iterable[Sequence[Any]]) -> list[list[int]]:
+    """Joins lines of one function: a compiler names the line of the operand, or of what reads it."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for where, part, axes, expected, compiled in lines:
+        sums = found.setdefault((where.partition(" ")[2], part, axes), [0, 0])
+        sums[0] += expected
+        sums[1] += compiled
+    return list(found.values())
+
+
 def is_close(expected: int, compiled: int) -> bool:
     """Says whether two numbers of bytes are as good as equal."""
     return abs(expected - compiled) <= CLOSE * max(expected, compiled)
@@ -99,12 +109,15 @@ def summary(rows: Sequence[Row]) -> str:
     """Says in how many rows both agree."""
     lines = [line for one in rows for line in one["lines"]]
     close = [line for line in lines if is_close(*line[-2:])]
+    joined = [pair for one in rows for pair in by_function(one["lines"])]
+    whole = sum(is_close(*pair) for pair in joined)
     weight = sum(max(line[-2:]) for line in lines) or 1
     share = sum(max(line[-2:]) for line in close) / weight
     totals = sum(is_close(one["expected"], one["compiled"]) for one in rows)
     return (
         f"Within 10 %: {len(close)} of {len(lines)} rows ({len(close) / (len(lines) or 1):.0%}), "
-        f"{share:.0%} of the bytes; "
+        f"{share:.0%} of the bytes; joined by function, pass and axes, {whole} of {len(joined)} "
+        f"({whole / (len(joined) or 1):.0%}); "
         f"all that a program sends, {totals} of {len(rows)} programs. Tracing, lowering and the forecast took "
         f"{max(one['seconds'] for one in rows):.1f} s at most."
     )
@@ -152,7 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(console=console) as bar, path.open("a") as file:
         for case in bar.track(asked, description="compiling"):
-            known.append(row(*case))
+            try:
+                known.append(row(*case))
+            except RuntimeError as error:  # such as a compiler that takes too long: the next run asks again
+                console.print(f"{', '.join(case)}: {error}", highlight=False)
+                continue
             print(json.dumps(known[-1]), file=file, flush=True)
     facts = {name: machine()[name] for name in ("jax", "jaxlib", "jbdot")}
     path.with_suffix(".md").write_text(report(known, facts))

@@ -2,8 +2,8 @@
 
 A dot goes the way that the model of plain jit has for it (`plain_jit`), with its operands and its result cut as they
 are propagated. Every other operation goes the way that Shardy writes down for it. A loop counts as often as its counter
-says. What the compiler does after that is not known here: it may merge collectives, take them apart to run beside a
-dot, move them out of loops, or send another dtype.
+says; a sum that a loop only adds up counts once after it, where the compiler moves it there. What else the compiler
+does is not known here: it may merge collectives, take them apart to run beside a dot, or send another dtype.
 """
 
 import collections
@@ -102,7 +102,7 @@ class Forecast:
 
     Attributes:
         collectives: What is sent, in order, each with how often it runs.
-        flops: Of the dots, on each device.
+        flops: Of the dots, on each device; not of convolutions.
         output_bytes: Of the results, on each device.
         donated_bytes: Of the arguments whose place results may take.
         used: The dots, each with where it is from and how often it runs.
@@ -164,6 +164,7 @@ class Forecast:
         self._at: dict[Any, Sharding] = {}  # how each value is cut
         self._before: dict[Any, Any] = {}  # what an argument of a loop's body is when the loop is entered
         self._names: dict[Any, str] = {}  # of the program's arguments
+        self._after: list[hlo.Collective] = []  # what is sent once a loop has ended
         self._skipped: set[Any] = set()  # what Shardy moves for a dot, which goes its own way
 
     # Shardings.
@@ -201,20 +202,10 @@ class Forecast:
                 self._at[value] = tuple(tuple(axis for axis in axes if axis not in manual) for axes in sharding)
 
     def _dot(self, one: Any) -> Dot:
-        numbers = {
-            name: tuple(map(int, filter(None, listed.split(","))))
-            for name, listed in _LISTS.findall(
-                str(one.attributes["dot_dimension_numbers"]).replace(" ", "").replace("=[", " = [")
-            )
-        }
-        sides = [
-            tuple(numbers.get(f"{side}_{kind}_dimensions", ()) for side in ("lhs", "rhs"))
-            for kind in ("contracting", "batching")
-        ]
         values = (*one.operands, one.results[0])
         shapes = tuple(shape_of(value) or () for value in values)
         return Dot(
-            Contraction.from_dimension_numbers(tuple(sides), len(shapes[0]), len(shapes[1])),
+            _contraction(str(one.attributes["dot_dimension_numbers"]), len(shapes[0]), len(shapes[1])),
             shapes,
             tuple(array(f"{dtype_of(value)}[]")[:-2] for value in values),
             tuple(self._at[value] for value in values),
@@ -262,15 +253,16 @@ class Forecast:
     def _looped(self, loop: Any, place: Place) -> list[hlo.Collective]:
         trips = self._trips(loop)
         before, first = self.flops, len(self.used)
+        outer, self._after = self._after, []
         found = list(self._run(loop.regions[1].blocks[0], place))
+        after, self._after = self._after, outer
         runs = 1 if trips is None else trips
         self.flops = before + (self.flops - before) * runs
         self.used[first:] = [(dot, at, times * runs) for dot, at, times in self.used[first:]]
-        return [
-            dataclasses.replace(one, times=one.times * runs, is_open=one.is_open or trips is None)
-            for one in found
-            if trips != 0
-        ]
+        within = (
+            dataclasses.replace(one, times=one.times * runs, is_open=one.is_open or trips is None) for one in found
+        )
+        return [] if trips == 0 else [*within, *after]
 
     def _trips(self, loop: Any) -> int | None:
         """Reads the trips off a counter that goes up by one, as JAX writes scans; None of another loop."""
@@ -308,8 +300,24 @@ class Forecast:
             ):
                 key = root, route.steps[: number + 1]
                 if step.sent(block) and (root is None or key not in done):
-                    yield self._stepped(step, block, after, place, self._argument(root))
+                    moved = self._stepped(step, block, after, place, self._argument(root))
+                    if root is None and moved.kind == "all-reduce" and self._is_added_up(one):
+                        self._after.append(moved)
+                    else:
+                        yield moved
                 done.add(key)
+
+    def _is_added_up(self, dot: Any) -> bool:
+        """Says whether a loop only adds a sum to what it carries: it is sent once, after the loop."""
+        value = dot.results[0]
+        while self._scatters and len(uses := [*value.uses]) == 1:
+            user = uses[0].owner.operation
+            if user.name == "stablehlo.add":
+                return any(other in self._before for other in user.operands) and _is_carried(user)
+            if user.name not in (*_SAID, *_SAME) or not user.results:
+                return False
+            value = user.results[0]
+        return False
 
     def _stepped(self, step: Any, block: Block, after: Block, place: Place, argument: str) -> hlo.Collective:
         kind, got = str(step.kind), after.bytes
@@ -484,8 +492,25 @@ class Forecast:
         )
 
 
+@functools.lru_cache(maxsize=1024)  # a program has many dots, and few contractions
+def _contraction(numbers: str, lhs_ndim: int, rhs_ndim: int) -> Contraction:
+    """Reads dimension numbers: `#stablehlo.dot<lhs_batching_dimensions = [0], ...>`."""
+    lists = {name: tuple(map(int, filter(None, listed.split(",")))) for name, listed in _LISTS.findall(numbers)}
+    contracting, batch = (
+        tuple(lists.get(f"{side}_{kind}_dimensions", ()) for side in ("lhs", "rhs"))
+        for kind in ("contracting", "batching")
+    )
+    return Contraction.from_dimension_numbers((contracting, batch), lhs_ndim, rhs_ndim)
+
+
 def _block(one: Any) -> Any:
     return one.regions[0].blocks[0]
+
+
+def _is_carried(one: Any) -> bool:
+    """Says whether the result of an operation is what a loop carries on, and nothing else."""
+    users = [use.owner.operation for use in one.results[0].uses]
+    return [user.name for user in users] == ["stablehlo.return"]
 
 
 def _cuts(before: Sharding, after: Sharding, summed: MeshAxes) -> str:

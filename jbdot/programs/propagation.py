@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import io
 import math
 import re
@@ -211,7 +212,12 @@ def shardings_in(attribute: Any) -> list[Sharding]:
         >>> shardings_in('#sdy.sharding_per_value<[<@mesh, [{"x", ?}, {}]>, <@mesh, []>]>')
         [(('x',), ()), ()]
     """
-    return [tuple(axes_in(dim) for dim in _OF_DIM.findall(one)) for one in _OF_ONE.findall(str(attribute))]
+    return list(_read(str(attribute)))
+
+
+@functools.lru_cache(maxsize=4096)  # one layer's shardings are those of all
+def _read(text: str) -> tuple[Sharding, ...]:
+    return tuple(tuple(axes_in(dim) for dim in _OF_DIM.findall(one)) for one in _OF_ONE.findall(text))
 
 
 def attribute(operation: Any, name: str) -> Any:

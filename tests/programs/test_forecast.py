@@ -165,6 +165,16 @@ def test_a_loop_of_unknown_length_counts_once_and_says_so():
     assert (row.times, row.sent, row.is_open) == (1, 2 * PART * 3 // 4, True)
 
 
+def test_a_gradient_that_a_loop_adds_up_is_summed_once_after_it_but_on_cpus():
+    def loss(w, x):
+        return jnp.sum(lax.scan(lambda h, x: (jnp.tanh(x @ w) + h, None), jnp.zeros((64, 32)), x)[0])
+
+    args = struct((32, 32)), struct((5, 64, 32), None, "x")
+    for hardware, times in (("v5e", 1), ("cpu", 5)):
+        row = next(row for row in expected(jax.grad(loss), *args, hardware=hardware) if row.part == "backward")
+        assert (row.kind, row.times, row.sent) == ("all-reduce", times, times * 2 * 32 * 32 * 4 * 3 // 4)
+
+
 def test_the_branch_that_sends_most_counts():
     @functools.partial(jax.shard_map, mesh=ON, in_specs=(P("x"), P()), out_specs=P("x"), check_vma=False)
     def either(x, n):
