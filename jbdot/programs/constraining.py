@@ -1,12 +1,14 @@
 """A program whose arrays are told where they are, as by `jax.lax.with_sharding_constraint` behind an operation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax
 from jax.sharding import NamedSharding
 
 from jbdot.programs.labels import Array, Block, Inner, Operation
+
+_NEAR: Final = 40  # equations within which what was moved for one is kept for another
 
 At = Callable[[Array], NamedSharding | None]
 Before = Callable[[Operation], tuple[NamedSharding | None, ...]]
@@ -48,14 +50,19 @@ class _Constraints:
 
         for variable, array in first:
             after(variable, array, None)
-        for equation, step in zip(jaxpr.eqns, steps, strict=True):
+        moved: dict[tuple[Any, NamedSharding], tuple[int, Any]] = {}
+        for place, (equation, step) in enumerate(zip(jaxpr.eqns, steps, strict=True)):
             operands = [x if _is_literal(x) else now.get(x, x) for x in equation.invars]
             if isinstance(step, Inner):
                 equations.append(equation.replace(invars=operands, params=self._params(equation, step)))
                 continue
             for number, sharding in enumerate(self._before(step)):
-                if sharding is not None and not _is_literal(operands[number]):
-                    operands[number] = told(operands[number], sharding, equation)
+                if sharding is None or _is_literal(operands[number]):
+                    continue
+                key = operands[number], sharding
+                if key not in moved or place - moved[key][0] > _NEAR:
+                    moved[key] = place, told(operands[number], sharding, equation)
+                operands[number] = moved[key][1]
             equations.append(equation.replace(invars=operands))
             for variable, (array, _) in zip(equation.outvars, step.outs, strict=True):
                 after(variable, array, equation)
