@@ -139,10 +139,10 @@ class ProgramPlan(ProgramDecision):
         Raises:
             ValueError, ImportError, RuntimeError: As of `communication`.
         """
-        flow, structure = self.traced.flow, self.traced.structure
+        structure = self.traced.structure
         shapes = [
-            jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self._named(sharding))
-            for array, sharding in zip(flow.arguments, self.arrays.values(), strict=True)
+            jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=self._named(sharding))
+            for aval, sharding in zip(self.traced.jaxpr.in_avals, self.arrays.values(), strict=True)
         ]
         step = jax.jit(self._constrained(self.function), out_shardings=self.out_shardings, donate_argnums=self.state)
         args = jax.tree.unflatten(structure, shapes)

@@ -1,6 +1,7 @@
 """Plans of whole programs: what they say, and that the planned program gives what it gives on one device."""
 
 import dataclasses
+import importlib.util
 
 import jax
 import numpy as np
@@ -124,6 +125,26 @@ def test_numbers_are_arguments_and_a_gradient_is_no_state():
     assert plan.out_shardings.spec == plan.specs[0]
 
 
+def test_random_keys_and_the_state_of_optax_are_arguments():
+    optax = pytest.importorskip("optax")
+    transform = optax.adamw(1e-2)
+
+    def step(w, state, x, key):
+        def loss(w):
+            kept = jax.random.bernoulli(key, 0.5, x.shape)
+            return jnp.mean((jnp.where(kept, x, 0) @ w) ** 2)
+
+        updates, state = transform.update(jax.grad(loss)(w), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w, x = steps.arrays((steps.struct(16, 16), steps.struct(64, 16)))
+    args = w, transform.init(w), x, jax.random.key(0)
+    plan = jbdot.plan_program(step, ON, *args, hardware=SLOW)
+    assert plan.state == (0, 1)
+    for one, other in zip(jax.tree.leaves(plan(step)(*args)), jax.tree.leaves(jax.jit(step)(*args)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_an_interrupt_gives_the_best_so_far(monkeypatch):
     from jbdot.programs.layout_cost import Costs
 
@@ -225,3 +246,17 @@ def test_an_abstract_mesh_with_figures_is_enough():
     plan = jbdot.plan_program(step_of, on, SQUARE, SQUARE, hardware=known("v5p"))
     assert isinstance(plan.in_shardings[0], NamedSharding)
     assert plan.hardware.name == "TPU v5p"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jbdot[tpu]")
+def test_the_compiler_sends_what_was_planned():
+    def step(w, x):
+        return w - jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w)))(w)
+
+    w, x = steps.struct(1024, 512), steps.struct(65536, 1024)
+    plan = jbdot.plan_program(step, {"x": 2, "y": 2}, w, x, hardware="v5e")
+    report = plan.compile_for("v5e:2x2")
+    assert report.flops == plan.winner.cost.flops
+    assert report.alias_bytes == report.output_bytes
+    assert abs(report.sent - plan.winner.cost.bytes_sent) <= 0.02 * report.sent
+    assert report.argument_bytes == plan.winner.cost.argument_bytes
