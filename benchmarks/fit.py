@@ -23,9 +23,9 @@ import numpy as np
 import rich.console
 import rich.table
 
-from jbdot.one_device import choice, costs
+from jbdot.one_device import choice, tpu_costs
 from jbdot.one_device.calibration import corrections
-from jbdot.one_device.costs import CAUTION, FAR_CAUTION, FILE, RANGE, TIME, Estimate, Machine, Trees, clipped, features
+from jbdot.one_device.costs import CAUTION, FAR_CAUTION, FILE, TIME, Estimate, Machine, Trees, clipped, features
 from jbdot.one_device.dot_spec import DotSpec
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -39,6 +39,7 @@ KINDS: Final = {
     "amd-epyc-zen-3-2-cores": "AuthenticAMD family 25 model 1",
     "intel-xeon-sapphire-rapids-2-cores": "GenuineIntel family 6 model 143",
 }  # of processors, as `jbdot.timing.processor_kind` says them
+TPU: Final = "tpu-"  # before the kind, in the name of a table
 NEW, OLD = "new", "old"  # from jax 0.12, and before
 
 
@@ -50,6 +51,22 @@ class Timed:
     machine: str
     era: str
     us: dict[str, tuple[float, float, float]]
+
+    @property
+    def is_tpu(self) -> bool:
+        """Whether the microseconds are the TPU compiler's, with no TPU."""
+        return self.machine.startswith(TPU)
+
+    @property
+    def features(self) -> Any:
+        """What the trees are asked."""
+        if self.is_tpu:
+            return tpu_costs.features(self.spec, self.machine.removeprefix(TPU))
+        return features(self.spec, self.era == NEW)
+
+    def clipped(self, log: float) -> float:
+        """Cuts what is fitted."""
+        return tpu_costs.clipped(log) if self.is_tpu else clipped(log)
 
     @property
     def best_us(self) -> float:
@@ -83,12 +100,14 @@ def table(path: Path) -> list[Timed]:
 
 def fitted(rows: Sequence[Timed]) -> dict[str, Any]:
     """Fits trees for each lowering that was timed often enough, and for the time of "direct"."""
-    x = np.stack([features(row.spec, row.era == NEW) for row in rows])
+    x = np.stack([row.features for row in rows])
     targets = {TIME: np.log([row.us["direct"][1] for row in rows])}
     for name in sorted({name for row in rows for name in row.us} - {"direct"}):
-        over = [row.us[name][1] / row.us["direct"][1] if name in row.us else math.nan for row in rows]
+        over = [
+            row.clipped(math.log(row.us[name][1] / row.us["direct"][1])) if name in row.us else math.nan for row in rows
+        ]
         if np.isfinite(over).sum() >= FEWEST:
-            targets[name] = np.clip(np.log(over), *RANGE)
+            targets[name] = np.asarray(over)
     parts = {name: _sum(x[np.isfinite(y)], y[np.isfinite(y)]) for name, y in targets.items()}
     stacked = (np.stack([part[number] for part in parts.values()]) for number in range(3))
     biases = np.asarray([part[3] for part in parts.values()], np.float32)
@@ -104,6 +123,7 @@ def _sum(x: Any, y: Any) -> tuple[Any, Any, Any, float]:
         learning_rate=RATE,
         l2_leaf_reg=3,
         random_seed=0,
+        thread_count=1,
         verbose=0,
         allow_writing_files=False,
     )
@@ -133,10 +153,10 @@ def trees_of(parts: dict[str, Any]) -> Trees:
 
 def errors_of(trees: Trees, row: Timed) -> dict[str, float]:
     """What the logarithms of a row are off by: what was timed less what the trees say."""
-    said = dict(zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True))
+    said = dict(zip(trees.names, trees(row.features), strict=True))
     direct = row.us["direct"][1]
     over = {name: math.log(us[1] / direct) for name, us in row.us.items() if name in said}
-    found = {name: clipped(log) - said[name] for name, log in over.items()}
+    found = {name: row.clipped(log) - said[name] for name, log in over.items()}
     return found | {TIME: math.log(direct) - said[TIME]}
 
 
@@ -153,8 +173,10 @@ def choices(trees: Trees, machine: Machine, rows: Iterable[Timed]) -> list[str]:
     """What `auto` would take of each row by these trees."""
     found: list[str] = []
     for row in rows:
-        logs = dict(zip(trees.names, trees(features(row.spec, row.era == NEW)), strict=True))
-        names = [name for name in choice.safe(row.spec) if name in row.us and name in logs]
+        logs = dict(zip(trees.names, trees(row.features), strict=True))
+        names = [
+            name for name in choice.safe(row.spec, "tpu" if row.is_tpu else "cpu") if name in row.us and name in logs
+        ]
         others = (machine.estimate(name, logs[name], 1.0, row.spec.lhs_dtype) for name in names)
         found.append(choice.surest([Estimate("direct", 1.0), *others]).lowering)
     return found
@@ -184,7 +206,7 @@ def kept_back(rows: Sequence[Timed]) -> tuple[dict[str, float], list[dict[str, A
         for fold in range(FOLDS)
     ]
     doubts = _root_mean_squares([doubts_of(fit, part) for fit, part in zip(fits, parts, strict=True)])
-    machine = Machine("", doubts, CAUTION)
+    machine = Machine("", doubts, tpu_costs.CAUTION if rows[0].is_tpu else CAUTION)
     found: dict[tuple[str, str], tuple[list[Timed], list[str]]] = {}
     for part, fit in zip(parts, fits, strict=True):
         for row, name in zip(part, choices(fit, machine, part), strict=True):
@@ -238,14 +260,24 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args()
     rows = [row for path in options.tables or sorted(RESULTS.glob("lowerings-*.jsonl.gz")) for row in table(path)]
+    for is_tpu in (False, True):
+        mine = [row for row in rows if row.is_tpu == is_tpu]
+        if mine:
+            fit(mine, tpu_costs.FILE if is_tpu else FILE, is_saved=not options.no_save)
+
+
+def fit(rows: list[Timed], file: Path, is_saved: bool) -> None:
+    """Fits a model, says how well, and writes it: all of CPUs, or all of TPUs."""
     console, printed = (
         rich.console.Console(),
         rich.table.Table("jax", "fitted on", "judged on", "cases", "regret", "gain", "over 1.3", "slower"),
     )
     machines = sorted({row.machine for row in rows})
     doubts, said = kept_back(rows)
-    far, more = machines_kept_back(rows) if len(machines) > 1 else (doubts, [])
-    for row in [*said, *more]:
+    are_cpus = len(machines) > 1 and not rows[0].is_tpu
+    far, more = machines_kept_back(rows) if are_cpus else (doubts, [])
+    said += more
+    for row in said:
         numbers = (f"{row['regret']:.3f}", f"{row['gain']:.3f}", f"{row['over 1.3']:.1%}", str(row["slower"]))
         printed.add_row(row["jax"], row["fitted on"], row["judged on"], str(row["cases"]), *numbers)
     parts = fitted(rows)
@@ -255,12 +287,13 @@ def main() -> None:
     }
     parts |= {"machines": machines, "kinds": [KINDS.get(name, "") for name in machines]}
     console.print(printed)
-    if not options.no_save:
-        np.savez_compressed(FILE, **{part: np.asarray(value) for part, value in parts.items()})
-        JUDGED.write_text(json.dumps([*said, *more], indent=1) + "\n")
-        console.print(
-            f"written: {FILE.name}, {FILE.stat().st_size:,} bytes; features: {costs.features(rows[0].spec).size}"
+    if is_saved:
+        np.savez_compressed(file, **{part: np.asarray(value) for part, value in parts.items()})
+        others = [row for row in json.loads(JUDGED.read_text()) if row["judged on"].startswith(TPU) != rows[0].is_tpu]
+        JUDGED.write_text(
+            json.dumps(sorted([*others, *said], key=lambda row: row["judged on"].startswith(TPU)), indent=1) + "\n"
         )
+        console.print(f"written: {file.name}, {file.stat().st_size:,} bytes; features: {rows[0].features.size}")
 
 
 if __name__ == "__main__":

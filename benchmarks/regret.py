@@ -11,12 +11,19 @@ Rows go to results/regret-NAME-jax-VERSION.jsonl as they are there, and the same
 then it writes the report and a picture. Rows where "auto" looks slower than "direct", or than `jnp.einsum`, are timed
 once more in a second process: such a loss is sure where both say so. `--table` writes
 results/lowerings-MACHINE-jax-VERSION.jsonl.gz of the rows, which `python -m benchmarks.fit` fits.
+
+`--topology v5e:2x2` asks the TPU compiler instead, with no TPU here: every lowering is compiled for one such device,
+and its own estimate stands for both runs. It counts no asynchronous copies, so that none is believed under the time of
+reading the operands and writing the result once (`jbdot.hardware`). Nothing of it ever ran. Sums of products that would
+take a vector unit far longer than the dot is estimated to take are not compiled: the bound stands under "once".
 """
 
 import argparse
 import functools
 import gzip
+import importlib.metadata
 import json
+import math
 import os
 import random
 import re
@@ -29,6 +36,7 @@ from typing import Any, Final
 import jax
 import rich.console
 import rich.progress
+from jax import lax
 from jax import numpy as jnp
 
 from benchmarks import regret_report
@@ -36,7 +44,10 @@ from benchmarks.drawn import drawn
 from benchmarks.fit import spec_of
 from benchmarks.report import whole_lines
 from benchmarks.timing import jbdot_source, machine
-from jbdot.one_device.choice import chosen
+from jbdot import hardware, hlo
+from jbdot.compilers.compiled import ESTIMATED, compile_for
+from jbdot.one_device import mark, tpu_costs
+from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import Candidates, platform
 from jbdot.timing import Spread, processor, ratios, rounds
@@ -47,6 +58,13 @@ DTYPES: Final = (
     *("bfloat16",) * 2,
     *("float16", "float64", "int8", "uint8", "complex64", "float8_e4m3fn"),
 )
+TPU_DTYPES: Final = (*("float32",) * 2, *("bfloat16",) * 3, *("int8",) * 2)
+TPU_LOWERINGS: Final = ("direct", "pinned", "padded", "reduced", "unrolled", "split", "lanes")  # no other was ever best
+SUMS_OF_PRODUCTS: Final = ("reduced", "unrolled", "lanes")
+PRODUCTS_A_CYCLE: Final = 4096  # of a TPU's vector unit at most: 8 x 128 lanes, four instructions
+HOPELESS: Final = 1.5  # times "direct" at least: not compiled
+COMPILE_S: Final = 60.0  # the longest that a lowering may take to compile: else it is refused
+WIDE_SUMS: Final = 0.25  # of bfloat16 dots, for which TPUs are asked for a float32 result
 SECONDS: Final = 0.2  # of timing a run of a case
 SURE: Final = 0.95  # a paired ratio whose 90th percentile is under it is a loss
 EINSUM: Final = "jnp.einsum"
@@ -57,6 +75,14 @@ def random_dots(seed: int, count: int, dtypes: tuple[str, ...]) -> Iterator[DotS
     """Draws dots."""
     rng = random.Random(seed)
     return (drawn(rng, rng.choice(dtypes)) for _ in range(count))
+
+
+def random_tpu_dots(seed: int, count: int) -> Iterator[DotSpec]:
+    """Draws dots of the dtypes that TPUs have units for; some of bfloat16 are summed to float32, as models ask."""
+    rng = random.Random(seed)
+    for spec in random_dots(seed, count, TPU_DTYPES):
+        is_wide = spec.lhs_dtype == "bfloat16" and rng.random() < WIDE_SUMS
+        yield spec.cast("bfloat16", "float32") if is_wide else spec
 
 
 def stored_dots(path: Path, count: int | None) -> Iterator[DotSpec]:
@@ -101,6 +127,57 @@ def measured(spec: DotSpec, seconds: float, only: tuple[str, ...] = ()) -> Row:
             }
         )
     return row
+
+
+def estimated(spec: DotSpec, topology: str, names: Iterable[str] = TPU_LOWERINGS) -> Row:
+    """Has a dot compiled by every lowering for one device that is not here: a row as of `measured`, of estimates."""
+    found, bare, refused, once = {}, {}, {}, {}
+    least, clock_ghz = least_us(spec, topology), hardware.of_topology(topology).clock_ghz
+    with tpu_costs.lowered_for(topology.partition(":")[0]):
+        auto = chosen(spec, "tpu").lowering
+    summed = spec.batch * spec.m * spec.n * spec.k / PRODUCTS_A_CYCLE / clock_ghz / 1e3
+    for name in dict.fromkeys([*names, auto]):
+        if name not in candidates(spec):
+            continue
+        if name != auto and name in SUMS_OF_PRODUCTS and summed > HOPELESS * found.get("direct", math.inf):
+            once[name] = round(summed, 3)
+            continue
+        try:
+            made = compile_for(topology, functools.partial(_dot, spec, name), *_operands(spec), timeout_s=COMPILE_S)
+            cycles = hlo.estimated_cycles(made.text)
+        except (RuntimeError, hlo.Unreadable) as error:
+            refused[name] = str(error)
+            continue
+        found[name] = round(max(made.estimated_us or 0.0, least), 3)
+        bare[name] = round(max(cycles / clock_ghz / 1e3, least), 3)
+    run = {
+        "us": {name: [us] * 3 for name, us in found.items()},
+        "of auto": {name: [round(us / found[auto], 3)] * 3 for name, us in found.items() if auto in found},
+    }
+    return row_of(spec) | {"auto": auto, "refused": refused, "once": once, "runs": [run, run], "compiler": bare}
+
+
+def compiler(topology: str) -> Row:
+    """What estimates hold for."""
+    return {"topology": topology, "libtpu": importlib.metadata.version("libtpu"), "figures": ESTIMATED}
+
+
+def least_us(spec: DotSpec, topology: str) -> float:
+    """Gives the time of reading the operands and writing the result once, in microseconds."""
+    arrays = (spec.lhs, spec.lhs_dtype), (spec.rhs, spec.rhs_dtype), (spec.out, spec.dtype)
+    moved = sum(math.prod(shape) * jnp.dtype(dtype).itemsize for shape, dtype in arrays)
+    return 1e6 * moved / hardware.of_topology(topology).memory_bytes_per_s
+
+
+def _operands(spec: DotSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    return jax.ShapeDtypeStruct(spec.lhs, spec.lhs_dtype), jax.ShapeDtypeStruct(spec.rhs, spec.rhs_dtype)
+
+
+def _dot(spec: DotSpec, lowering: str, lhs: Any, rhs: Any) -> Any:
+    with mark.marked(lowering):
+        return lax.dot_general(
+            lhs, rhs, spec.dimension_numbers, spec.precision, preferred_element_type=jnp.dtype(spec.dtype)
+        )
 
 
 def is_loss(row: Row, name: str) -> bool:
@@ -148,38 +225,42 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="of contractions; default: 1000, or all of --dots")
     parser.add_argument("--dtypes", nargs="+", default=DTYPES, help="drawn from; one may be named several times")
     parser.add_argument("--dots", type=Path, help="a JSON list of dots instead of random ones")
+    parser.add_argument("--topology", help="of TPUs that are not here, such as v5e:2x2: by the compiler's estimates")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing each run of a case")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--fresh", action="store_true", help="time all anew")
     parser.add_argument("--table", action="store_true", help="add the rows to the table that is fitted")
     options = parser.parse_args()
     os.environ["JBDOT_TUNED"] = "off"
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", not options.topology)
+    count = options.count or 1000
     if options.dots:
         name, dots = options.dots.stem, list(stored_dots(options.dots, options.count))
+    elif options.topology:
+        name, dots = f"seed-{options.seed}", list(random_tpu_dots(options.seed, count))
     else:
-        name, dots = (
-            f"seed-{options.seed}",
-            list(random_dots(options.seed, options.count or 1000, tuple(options.dtypes))),
-        )
+        name, dots = f"seed-{options.seed}", list(random_dots(options.seed, count, tuple(options.dtypes)))
+    kind = f"tpu-{options.topology.partition(':')[0]}" if options.topology else ""
+    name = f"{kind}-{name}" if kind else name
     path = options.results / f"regret-{name}-jax-{jax.__version__}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.fresh or not path.exists():
-        path.write_text(json.dumps(machine() | {"jbdot_source": jbdot_source(), "seconds": options.seconds}) + "\n")
+        facts = machine() | {"jbdot_source": jbdot_source(), "seconds": options.seconds}
+        path.write_text(json.dumps(facts | (compiler(options.topology) if kind else {})) + "\n")
     done = len(whole_lines(path)) - 1
     with path.open("a") as file:
         tracked = rich.progress.track(
             dots[done:], f"{len(dots) - done} dots", console=rich.console.Console(stderr=True)
         )
         for spec in tracked:
-            row = measured(spec, options.seconds)
-            if any(is_loss(row, other) for other in ("direct", EINSUM)):
+            row = estimated(spec, options.topology) if kind else measured(spec, options.seconds)
+            if not kind and any(is_loss(row, other) for other in ("direct", EINSUM)):
                 row = again(row, options.seconds)
             file.write(json.dumps(row) + "\n")
             file.flush()
     rows = [json.loads(line) for line in whole_lines(path)][1:]
     if options.table:
-        kind = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+        kind = kind or re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
         print(table(options.results / f"lowerings-{kind}-jax-{jax.__version__}.jsonl.gz", rows[done:]))
     for written in regret_report.write(path):
         print(written)

@@ -13,6 +13,7 @@ from benchmarks.report import table, whole_lines
 
 RESULTS: Final = Path(__file__).parent / "results"
 FAR: Final = 1.3
+ABOVE: Final = 1.02  # times the estimate of "direct": above it
 WORST: Final = 25  # cases that are listed
 Row = dict[str, Any]
 
@@ -57,6 +58,58 @@ HEADS: Final = (
     f"over {FAR} from the best",
     "surely slower than direct",
     "surely slower than jnp.einsum",
+)
+
+
+def tpu_line(name: str, rows: list[Row]) -> list[str]:
+    """A line of the table of a TPU that is not here: also the regret by the compiler's figures as they are."""
+    regrets, gains = [regret(row) for row in rows], [gain(row) for row in rows]
+    bare = [row["compiler"][row["auto"]] / min(row["compiler"].values()) for row in rows]
+    far, above = sum(one > FAR for one in regrets), sum(one < 1 / ABOVE for one in gains)
+    always = [one * other for one, other in zip(regrets, gains, strict=True)]
+    means = (f"{statistics.geometric_mean(found):.3f}" for found in (regrets, always, gains, bare))
+    return [name, str(len(rows)), *means, f"{far} ({far / len(rows):.1%})", str(above)]
+
+
+def tpu_text(rows: list[Row], machine: Row, picture: str) -> str:
+    """The report of a TPU that is not here."""
+    dtypes = sorted({row["dtype"] for row in rows})
+    groups = {"all": rows} | {dtype: [row for row in rows if row["dtype"] == dtype] for dtype in dtypes}
+    cases = [
+        [
+            f"`{spec_of(row)}`",
+            row["auto"],
+            best(row),
+            *(f"{us(row, one):,.4g}" for one in (row["auto"], best(row), "direct")),
+        ]
+        for row in sorted(rows, key=regret, reverse=True)[:WORST]
+    ]
+    return f"""# Regret of the choice for {machine["topology"]}, by the TPU compiler's estimates
+
+Written by `python -m benchmarks.regret --topology {machine["topology"]}`. Compiled for one such device, with no TPU
+here: all times are {machine["figures"]}. jax {machine["jax"]}, libtpu {machine["libtpu"]}. None is believed
+under the time of reading the operands and writing the result once, nor a new layout under what it moves; "as the
+compiler says" leaves the latter out. Geometric means.
+
+{table(TPU_HEADS, [tpu_line(name, group) for name, group in groups.items()])}
+
+![How often the choice is how far from the best]({picture})
+
+## The farthest from the best
+
+{table(("dot", "auto", "best", "us, auto", "us, best", "us, direct"), cases)}
+"""
+
+
+TPU_HEADS: Final = (
+    "of",
+    "dots",
+    "regret",
+    "regret of direct always",
+    "times direct",
+    "regret as the compiler says",
+    f"over {FAR} from the best",
+    "above direct by over 2 %",
 )
 
 
@@ -131,8 +184,10 @@ def write(path: Path) -> list[Path]:
     """Writes the report of a results file and its picture beside it."""
     machine, *rows = (json.loads(one) for one in whole_lines(path))
     report, picture = path.with_suffix(".md"), path.with_suffix(".png")
-    figure(rows, f"{len(rows)} dots, {machine['processor']}, jax {machine['jax']}").savefig(picture, dpi=110)
-    report.write_text(text(rows, machine, picture.name))
+    is_tpu = "topology" in machine
+    on = f"compiled for {machine['topology']}, estimated" if is_tpu else machine["processor"]
+    figure(rows, f"{len(rows)} dots, {on}, jax {machine['jax']}").savefig(picture, dpi=110)
+    report.write_text((tpu_text if is_tpu else text)(rows, machine, picture.name))
     return [report, picture]
 
 

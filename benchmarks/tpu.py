@@ -190,7 +190,7 @@ def _summed(case: Case) -> str | None:
 
 def _lowered(case: Case, lowering: str, device: Any) -> Any:
     def dot(x: Any, y: Any) -> Any:
-        options = {"precision": case.precision, "preferred_element_type": _summed(case), "plan": lowering}
+        options = {"precision": case.precision, "preferred_element_type": _summed(case), "lowering": lowering}
         return jbdot.contract(case.text, x, y, **options)
 
     def placed(x: Any) -> Any:

@@ -1,6 +1,6 @@
 """Parts of pages that are computed from the repository: each function here writes Markdown.
 
-A page asks for one by a line such as `{{ gains tpu }}`.
+A page asks for one by a line such as `{{ tpu }}`.
 """
 
 import ast
@@ -297,29 +297,23 @@ def _answered(framework: str, found: dict[str, Any]) -> str:
 # Figures.
 
 
-def gains(platform: str) -> str:
-    """The rules of a backend, each with its case and what it gained on that, by version of JAX."""
-    from jbdot.one_device import rules
+def tpu(_: str) -> str:
+    """How good the choice for TPUs is, by the compiler's estimates of contractions that were drawn later."""
+    from benchmarks import regret_report
+    from benchmarks.report import whole_lines
 
-    figures = json.loads((ROOT / "jbdot" / "one_device" / "measured.json").read_text())
-    versions = sorted({version for rule in rules.RULES[platform] for version in figures[rule.name]})
-    lines = [
-        "| lowering | because | case | " + " | ".join(f"gain, jax {version}" for version in versions) + " |",
-        "|---" * (3 + len(versions)) + "|",
-    ]
-    for rule in rules.RULES[platform]:
-        contraction, lhs, rhs, dtype = rule.case
-        case = f"`{contraction}`, {' x '.join('(' + ', '.join(map(str, shape)) + ')' for shape in (lhs, rhs))}, {dtype}"
-        found = [figures[rule.name].get(version) for version in versions]
-        cells = ["-" if one is None else f"{one['gain']:.2g}{_spread(one)}" for one in found]
-        lines.append(f"| `{rule.lowering}` | {rule.why.removeprefix('as ')} | {case} | {' | '.join(cells)} |")
+    heads = "compiled for", *regret_report.TPU_HEADS[1:]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("regret-tpu-*.jsonl")):
+        machine, *rows = (json.loads(one) for one in whole_lines(path))
+        lines.append(f"| {' | '.join(regret_report.tpu_line(machine['topology'].partition(':')[0], rows))} |")
     return "\n".join(lines)
 
 
 def regret(_: str) -> str:
     """How good the choice is: on what was kept back from the fit, and on contractions drawn later."""
     from benchmarks import regret_report
-    from benchmarks.fit import JUDGED
+    from benchmarks.fit import JUDGED, TPU
     from benchmarks.report import whole_lines
 
     eras = {"old": "0.10.2", "new": "0.12.0.1"}
@@ -331,6 +325,7 @@ def regret(_: str) -> str:
         f"| {eras[row['jax']]} | {row['fitted on']} | {row['judged on'].replace('-', ' ')} | {row['cases']:,} "
         f"| {row['regret']:.2f} | {row['gain']:.2f} | {row['over 1.3']:.0%} |"
         for row in json.loads(JUDGED.read_text())
+        if not row["judged on"].startswith(TPU)
     ]
     lines += [
         "",
@@ -343,15 +338,13 @@ def regret(_: str) -> str:
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("regret-*.jsonl")):
         machine, *rows = (json.loads(one) for one in whole_lines(path))
+        if "topology" in machine:
+            continue
         name = path.stem.removeprefix("regret-").partition("-jax-")[0]
         on = f"{machine['processor']}, jax {machine['jax']}"
         lines.append(f"| {on} | {' | '.join(regret_report.line(name, rows))} |")
     lines += ["", "Regret is the time of what is chosen over that of the best lowering, in the geometric mean."]
     return "\n".join(lines)
-
-
-def _spread(figure: dict[str, Any]) -> str:
-    return f" ({figure['p10']:.2g} to {figure['p90']:.2g})" if "p10" in figure else ""
 
 
 def miscompilations(_: str) -> str:

@@ -25,6 +25,7 @@ from jbdot import hardware, hlo
 from jbdot.compilers.compiler_process import process_of
 from jbdot.core.errors import Refusal
 from jbdot.core.text import table
+from jbdot.one_device import tpu_costs
 
 ESTIMATED: Final = "estimated by the compiler, no TPU has confirmed it"
 
@@ -177,7 +178,8 @@ class Compiler:
         Raises:
             ValueError, RuntimeError: As of `compile`.
         """
-        lowered = traced.lower(lowering_platforms=(self.platform,))
+        with tpu_costs.lowered_for(hardware.of_topology(self.topology).short):
+            lowered = traced.lower(lowering_platforms=(self.platform,))
         results, structure = jax.tree.flatten(lowered.out_info)
         task = {
             "topology": self.topology,

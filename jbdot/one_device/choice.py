@@ -2,8 +2,8 @@
 
 `chosen` is the one place of decision. It looks at the lowering that the user names, then at what was measured of this
 very dot on this machine (`jbdot.tune`, "measured"), then at what the lowerings are estimated to take: on CPUs by a
-model (`costs.py`), on TPUs by the one rule that their compiler's estimates gave (`rules.py`). Where nothing is surely
-faster, the dot runs as it stands.
+model (`costs.py`), on TPUs by one of what their compiler estimates (`tpu_costs.py`). Where nothing is surely faster,
+the dot runs as it stands.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from jbdot.core.errors import BadType, BadValue
-from jbdot.one_device import costs, rules, tuning_cache
+from jbdot.one_device import costs, tpu_costs, tuning_cache
 from jbdot.one_device.costs import Estimate
 from jbdot.one_device.dot_spec import DotSpec, kind
 from jbdot.one_device.lowerings import LOWERINGS, SPLIT_PIECES, Lowering, is_doubled
@@ -99,10 +99,6 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
         return Choice(lowering, "as was measured", gain if lowering != "direct" else None, source, "this dot")
     if is_doubled(spec, platform) and min(spec.m, spec.n) > 1:  # vectors are summed, and came out right
         return Choice("evened", "as XLA doubles some sums of int8 over an odd size on GPUs (`jbdot doctor`)")
-    for rule in rules.RULES.get(platform, ()):
-        if rule.fits(spec) and not (exported and LOWERINGS[rule.lowering].unexported):
-            gain, source = rules.measured(rule)
-            return Choice(rule.lowering, rule.why, gain, source, rule.measured_case(spec))
     found = estimated(spec, platform, exported)
     best = surest(found)
     if best.lowering == "direct":
@@ -112,17 +108,26 @@ def chosen(spec: DotSpec, platform: str, lowering: str = "auto", exported: bool 
 
 
 def estimated(spec: DotSpec, platform: str, exported: bool = False) -> tuple[Estimate, ...]:
-    """Estimates what the lowerings of a dot take that may be chosen for it; nothing but for CPUs."""
-    if platform != "cpu" or not _can_choose(spec) or not costs.knows(spec):
+    """Estimates what the lowerings of a dot take that may be chosen for it; nothing but for CPUs and TPUs."""
+    models = {"cpu": costs.knows, "tpu": tpu_costs.knows}
+    if platform not in models or not _can_choose(spec) or not models[platform](spec):
         return ()
-    names = [name for name in safe(spec) if not (exported and LOWERINGS[name].unexported)]
-    return costs.estimates(spec, tuple(names), tuning_cache.machine(exported))
+    names = tuple(name for name in safe(spec, platform) if not (exported and LOWERINGS[name].unexported))
+    if platform == "tpu":
+        return tpu_costs.estimates(spec, names, "" if exported else tpu_costs.kind_here())
+    return costs.estimates(spec, names, tuning_cache.machine(exported))
 
 
-def safe(spec: DotSpec) -> list[str]:
-    """Returns the lowerings that a CPU may get without being asked: they run, are right, and hold as much memory."""
-    fitting = (name for name in candidates(spec) if LOWERINGS[name].is_trusted(spec, "cpu"))
-    return [name for name in fitting if not (_may_be_refused(spec, name) or _swells(spec, name))]
+def safe(spec: DotSpec, platform: str) -> list[str]:
+    """Returns the lowerings that a device may get without being asked: they run, are right, and hold as much memory."""
+    fitting = (name for name in candidates(spec) if LOWERINGS[name].is_trusted(spec, platform))
+    unfit = {"cpu": _may_be_refused, "tpu": _rounds_more}.get(platform, lambda *_: False)
+    return [name for name in fitting if not (unfit(spec, name) or _swells(spec, name))]
+
+
+def _rounds_more(spec: DotSpec, lowering: str) -> bool:
+    """Says whether a TPU would round more: one row or column alone is multiplied in float32, pieces in bfloat16."""
+    return lowering == "split" and spec.lhs_dtype == "float32" and spec.batch == 1 and min(spec.m, spec.n) == 1
 
 
 def _swells(spec: DotSpec, lowering: str) -> bool:

@@ -40,7 +40,7 @@ Axes = Sequence[tuple[str, int]]  # (label, size), major to minor
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What the model says of one lowering of a dot on a CPU.
+    """What a model says of one lowering of a dot.
 
     Attributes:
         lowering: Its name.
@@ -130,9 +130,13 @@ def machines() -> list[str]:
 def estimates(spec: DotSpec, names: tuple[str, ...], machine: Machine) -> tuple[Estimate, ...]:
     """Estimates these lowerings of a dot, fastest first; those that the model does not know are left out."""
     trees = Trees.stored()
-    logs = dict(zip(trees.names, trees(features(spec)), strict=True))
-    direct_us = math.exp(logs.pop(TIME))
-    logs |= {"direct": 0.0}
+    return ranked(dict(zip(trees.names, trees(features(spec)), strict=True)), spec, names, machine)
+
+
+def ranked(logs: dict[str, float], spec: DotSpec, names: Iterable[str], machine: Machine) -> tuple[Estimate, ...]:
+    """Makes estimates of what trees say of a dot, fastest first."""
+    direct_us = math.exp(logs[TIME])
+    logs = logs | {"direct": 0.0}
     found = (machine.estimate(name, logs[name], direct_us, spec.lhs_dtype) for name in names if name in logs)
     return tuple(sorted(found, key=lambda estimate: estimate.us))
 
@@ -166,9 +170,9 @@ class Trees:
 
     @staticmethod
     @functools.cache
-    def stored() -> "Trees":
-        """Reads the trees that were fitted."""
-        with np.load(FILE) as file:
+    def stored(path: Path = FILE) -> "Trees":
+        """Reads trees that were fitted."""
+        with np.load(path) as file:
             names = tuple(file["names"].tolist())
             arrays = (file[part] for part in ("asked", "borders", "leaves", "biases"))
             asked, borders, leaves, biases = arrays

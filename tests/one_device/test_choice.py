@@ -1,9 +1,7 @@
-"""Which lowering is chosen: by what is named, measured, estimated; every rule fits its own case first."""
+"""Which lowering is chosen: by what is named, measured, estimated."""
 
 import functools
-import json
 import math
-from pathlib import Path
 
 import jax
 import pytest
@@ -11,15 +9,12 @@ from jax import lax
 from jax import numpy as jnp
 
 from benchmarks.fit import RESULTS, judged, table
-from jbdot.core.contraction import Contraction
-from jbdot.one_device import choice, costs, rules
+from jbdot.one_device import choice, costs
 from jbdot.one_device.choice import NAMES, chosen, surest
 from jbdot.one_device.costs import CAUTION, Estimate, Machine
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.lowerings import LOWERINGS
 
-MEASURED = json.loads((Path(rules.__file__).parent / "measured.json").read_text())
-RULES = {rule.name: rule for rules in rules.RULES.values() for rule in rules}
 NUMBERS = (((2,), (1,)), ((0,), (0,)))
 
 
@@ -33,41 +28,9 @@ def ask(lhs, rhs, dtype="float32", numbers=NUMBERS, precision=None):
     return DotSpec.of(x, y, jax.ShapeDtypeStruct((), dtype), numbers, precision)
 
 
-def request_of(rule):
-    """The dot of a rule's case."""
-    labels, lhs, rhs, dtype = rule.case
-    return ask(lhs, rhs, dtype, Contraction.parse(labels).dimension_numbers)
-
-
-@pytest.mark.parametrize("platform", rules.RULES)
-def test_every_rule_is_the_first_that_fits_its_case(platform):
-    for rule in rules.RULES[platform]:
-        spec = request_of(rule)
-        if rule.fits(spec):  # not all are for this version of JAX
-            assert chosen(spec, platform).why == rule.why, rule.name
-            assert chosen(spec, platform).lowering == rule.lowering
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_every_rule_is_measured_and_gains(name):
-    figures = MEASURED[name]
-    assert figures
-    for version, found in figures.items():
-        assert found["gain"] >= 1.1, (name, version)
-        assert version in found["source"]
-    gain, source = rules.measured(RULES[name])
-    assert gain >= 1.1
-    assert source
-
-
-def test_a_gain_names_the_case_that_it_is_of():
-    arrays = "bfloat16[8192,4,5] by bfloat16[8192,5,8]"
-    found = chosen(ask((8192, 4, 4), (8192, 4, 4)), "tpu")
-    assert f"times faster on {arrays}, float32 was not measured (estimated by" in str(found)
-    case = chosen(request_of(RULES["tpu small matrices"]), "tpu")
-    assert f"times faster on {arrays} (estimated by" in str(case)
-    estimated = chosen(ask((4096, 4, 4), (4096, 4, 4)), "cpu")
-    assert "times faster on this dot (estimated; such estimates were off by" in str(estimated)
+def test_a_gain_names_the_dot_that_it_is_of():
+    found = chosen(ask((4096, 4, 4), (4096, 4, 4)), "cpu")
+    assert "times faster on this dot (estimated; such estimates were off by" in str(found)
 
 
 def test_another_lowering_than_direct_must_be_estimated_surely_faster():
@@ -110,7 +73,7 @@ def test_an_export_is_estimated_without_pinned_layouts(monkeypatch):
 
 def test_other_platforms_are_not_estimated():
     assert choice.estimated(ask((8, 64, 64), (8, 64, 64)), "cpu")
-    assert not any(choice.estimated(ask((8, 64, 64), (8, 64, 64)), name) for name in ("cuda", "rocm", "tpu"))
+    assert not any(choice.estimated(ask((8, 64, 64), (8, 64, 64)), name) for name in ("cuda", "rocm"))
     assert not choice.estimated(ask((8, 64, 64), (8, 64, 64), "complex128"), "cpu")  # of a dtype that was never timed
 
 
@@ -120,6 +83,8 @@ def test_choices_are_good_on_the_tables(path, monkeypatch):
     fitted = costs.shipped("AuthenticAMD family 25 model 1")  # whatever this machine is
     monkeypatch.setattr(choice.tuning_cache, "machine", lambda _: fitted)
     rows = table(path)[::5]
+    if rows[0].is_tpu:
+        pytest.skip("see test_tpu_costs.py")
     here = "new" if jax.__version_info__ >= (0, 12) else "old"
     if rows[0].era != here:
         pytest.skip(f"of the kernels of {rows[0].era} versions of JAX")
@@ -161,10 +126,6 @@ def test_a_gpu_gets_int8_of_an_odd_contracted_size_padded(numbers):
     assert of(33, "cpu", "pinned") == "pinned"
 
 
-def test_figures_are_of_rules():
-    assert set(MEASURED) == set(RULES)
-
-
 def peak_bytes(spec, lowering):
     """Of operands, result and what stands beside them, by the compiler's account."""
     shapes = [
@@ -204,9 +165,9 @@ def test_large_matrix_products_run_as_they_stand():
 
 
 def test_gpus_run_everything_as_it_stands():
-    for rule in RULES.values():
-        assert chosen(request_of(rule), "cuda").lowering == "direct"
-        assert chosen(request_of(rule), "rocm").lowering == "direct"
+    for dtype in ("bfloat16", "float32"):
+        assert chosen(ask((8192, 4, 5), (8192, 5, 8), dtype), "cuda").lowering == "direct"
+        assert chosen(ask((8192, 4, 5), (8192, 5, 8), dtype), "rocm").lowering == "direct"
 
 
 def test_what_only_a_dot_can_do_is_left_to_it():

@@ -458,10 +458,10 @@ def test_a_tpu_takes_the_algorithms_that_are_listed(preset):
 
 
 @on_tpu
-def test_lanes_have_no_dot_on_a_tpu_and_say_so():
+def test_small_matrices_have_no_dot_on_a_tpu_and_say_so():
     operands = [jax.ShapeDtypeStruct((8192, 4, 4), "float32")] * 2
     found = jbdot.explain(jbdot.matmul, *operands)
-    assert found.lowerings["tpu"].lowering == "lanes"
+    assert found.lowerings["tpu"].lowering in ("lanes", "unrolled", "reduced")
     assert "products and sums in float32, without matrix units" in found.arithmetic["tpu"]
     text = jbdot.compile_for("v5e:2x2", jbdot.matmul, *operands).text
     assert not units(text)

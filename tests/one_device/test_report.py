@@ -10,9 +10,9 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 
 from benchmarks.programs import PROGRAMS
-from jbdot.one_device import costs, rules
+from jbdot.one_device import choice
+from jbdot.one_device.costs import Estimate
 from jbdot.one_device.optimize import optimize
-from jbdot.one_device.rules import Rule
 
 
 def shaped(*shape, dtype=jnp.float32):
@@ -53,21 +53,15 @@ def test_a_result_far_larger_than_its_operands_is_warned_of():
     assert not optimize(jnp.outer).report(shaped(n), shaped(n)).warnings  # far larger, and small
 
 
-def of_platform(name):
-    return Rule(
-        name,
-        "reduced",
-        "to see it",
-        lambda r: r.contraction.lhs[-1] in r.contraction.lhs_free,
-        ("k m, k n -> m n", (2, 2), (2, 2), "float32"),
-    )
+def of_first_axes(spec, platform, exported=False):
+    """Estimates of dots whose lhs is not contracted on its last axis."""
+    return (Estimate("reduced", 1.0),) if spec.contraction.lhs[-1] in spec.contraction.lhs_free else ()
 
 
 @pytest.fixture
 def first_axis(monkeypatch):
     """Dots whose lhs is not contracted on its last axis are reduced, all others stand."""
-    monkeypatch.setattr(rules, "RULES", {"cpu": (of_platform("seen"),)})
-    monkeypatch.setattr(costs, "estimates", lambda *_: ())
+    monkeypatch.setattr(choice, "estimated", of_first_axes)
     monkeypatch.setenv("JBDOT_TUNED", "off")
 
 
