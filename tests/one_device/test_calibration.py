@@ -92,7 +92,7 @@ def test_what_was_measured_is_kept_and_asked_for(file, monkeypatch):
 
 def test_offsets_decide(monkeypatch):
     """A lowering that is said to be far faster here is taken, and one that is far slower is not."""
-    names = [name for name in choice.safe(SPEC) if name in shipped(KNOWN).doubts]
+    names = [name for name in choice.safe(SPEC, "cpu") if name in shipped(KNOWN).doubts]
     for name in names:
         offsets = {offset_name(other, "float32"): 3.0 for other in names} | {offset_name(name, "float32"): -6.0}
         machine = shipped(KNOWN).measured(offsets, {}, 1)
@@ -126,7 +126,7 @@ def test_tune_without_a_function_measures_the_machine(file, monkeypatch):
 def test_estimates_are_said_beside_the_choice():
     explained = jbdot.explain("b m k, b k n -> b m n", (32, 24, 32), (32, 32, 64))
     text = explained.lowerings["cpu"].estimates_text
-    assert all(f"{name} " in text for name in choice.safe(SPEC) if name in ("direct", *shipped("").doubts))
+    assert all(f"{name} " in text for name in choice.safe(SPEC, "cpu") if name in ("direct", *shipped("").doubts))
     assert "such estimates were off by" in text
     assert "estimates on cpu" in dict(explained.facts())
     assert "estimates on gpu" not in dict(explained.facts())
