@@ -12,6 +12,8 @@ then it writes the report and a picture. Rows where "auto" looks slower than "di
 once more in a second process: such a loss is sure where both say so. `--table` writes
 results/lowerings-MACHINE-jax-VERSION.jsonl.gz of the rows, which `python -m benchmarks.fit` fits.
 
+`--lowering measured` judges what `lowering="measured"` finds in the place of "auto", timing the dot anew.
+
 `--topology v5e:2x2` asks the TPU compiler instead, with no TPU here: every lowering is compiled for one such device,
 and its own estimate stands for both runs. It counts no asynchronous copies, so that none is believed under the time of
 reading the operands and writing the result once (`jbdot.hardware`). Nothing of it ever ran. Sums of products that would
@@ -47,9 +49,9 @@ from benchmarks.timing import jbdot_source, machine
 from jbdot import hardware, hlo
 from jbdot.compilers.compiled import ESTIMATED, compile_for
 from jbdot.one_device import mark, tpu_costs
-from jbdot.one_device.choice import candidates, chosen
+from jbdot.one_device.choice import AUTO, MEASURED, candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
-from jbdot.one_device.measure import Candidates, platform
+from jbdot.one_device.measure import Candidates, platform, winner
 from jbdot.timing import Spread, processor, ratios, rounds
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -105,15 +107,22 @@ def record(function: Callable[..., Any], *args: Any) -> list[Row]:
     return [row_of(spec) for spec in dict.fromkeys(specs) if isinstance(spec, DotSpec)]
 
 
-def measured(spec: DotSpec, seconds: float, only: tuple[str, ...] = ()) -> Row:
-    """Times a dot: both runs, and the ratios of "auto" over "direct" and over einsum in each."""
-    auto = chosen(spec, platform()).lowering
-    candidates = Candidates.of(spec, only)
-    calls = dict(candidates.calls)
+def taken(spec: DotSpec, lowering: str) -> str:
+    """The lowering that "auto" takes for a dot here, or that "measured" finds."""
+    if lowering == AUTO:
+        return chosen(spec, platform()).lowering
+    won = winner(spec, candidates(spec))
+    return "direct" if won is None else won.lowering
+
+
+def measured(spec: DotSpec, seconds: float, auto: str, only: tuple[str, ...] = ()) -> Row:
+    """Times a dot: both runs, and the ratios of what is taken ("auto") over "direct" and over einsum in each."""
+    made = Candidates.of(spec, only)
+    calls = dict(made.calls)
     einsum = functools.partial(jnp.einsum, spec.contraction.einsum, preferred_element_type=spec.dtype)
-    calls[EINSUM] = functools.partial(jax.jit(einsum).lower(*candidates.operands).compile(), *candidates.operands)
-    hopeless = candidates.hopeless(keeps=("direct", auto))
-    row = row_of(spec) | {"auto": auto, "refused": candidates.refused, "once": hopeless, "runs": []}
+    calls[EINSUM] = functools.partial(jax.jit(einsum).lower(*made.operands).compile(), *made.operands)
+    hopeless = made.hopeless(keeps=("direct", auto))
+    row = row_of(spec) | {"auto": auto, "refused": made.refused, "once": hopeless, "runs": []}
     for _ in range(2):
         times = rounds({name: call for name, call in calls.items() if name not in hopeless}, seconds)
         spreads = {name: Spread.of(found) for name, found in times.items()}
@@ -191,17 +200,16 @@ def again(row: Row, seconds: float) -> Row:
     """Times "auto" and what it lost to once more, in a second process."""
     names = [name for name in ("direct", EINSUM) if is_loss(row, name)]
     code = "import json, sys; from benchmarks import regret; regret.child(*json.loads(sys.argv[1]))"
-    asked = json.dumps([row_of(spec_of(row)), seconds])
+    asked = json.dumps([row_of(spec_of(row)), seconds, row["auto"]])
     done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return row | {"again": found["runs"], "sure": [name for name in names if is_loss(found, name)]}
 
 
-def child(asked: Row, seconds: float) -> None:
+def child(asked: Row, seconds: float, auto: str) -> None:
     """Prints one row: what the second process runs."""
     jax.config.update("jax_enable_x64", True)
-    spec = spec_of(asked)
-    print(json.dumps(measured(spec, seconds, ("direct", chosen(spec, platform()).lowering))))
+    print(json.dumps(measured(spec_of(asked), seconds, auto, ("direct", auto))))
 
 
 def table(path: Path, rows: Iterable[Row]) -> Path:
@@ -226,6 +234,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=DTYPES, help="drawn from; one may be named several times")
     parser.add_argument("--dots", type=Path, help="a JSON list of dots instead of random ones")
     parser.add_argument("--topology", help="of TPUs that are not here, such as v5e:2x2: by the compiler's estimates")
+    parser.add_argument("--lowering", choices=(AUTO, MEASURED), default=AUTO, help="what takes a lowering")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing each run of a case")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--fresh", action="store_true", help="time all anew")
@@ -241,7 +250,7 @@ def main() -> None:
     else:
         name, dots = f"seed-{options.seed}", list(random_dots(options.seed, count, tuple(options.dtypes)))
     kind = f"tpu-{options.topology.partition(':')[0]}" if options.topology else ""
-    name = f"{kind}-{name}" if kind else name
+    name = "-".join(filter(None, (kind, "" if options.lowering == AUTO else options.lowering, name)))
     path = options.results / f"regret-{name}-jax-{jax.__version__}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.fresh or not path.exists():
@@ -253,7 +262,10 @@ def main() -> None:
             dots[done:], f"{len(dots) - done} dots", console=rich.console.Console(stderr=True)
         )
         for spec in tracked:
-            row = estimated(spec, options.topology) if kind else measured(spec, options.seconds)
+            if kind:
+                row = estimated(spec, options.topology)
+            else:
+                row = measured(spec, options.seconds, taken(spec, options.lowering))
             if not kind and any(is_loss(row, other) for other in ("direct", EINSUM)):
                 row = again(row, options.seconds)
             file.write(json.dumps(row) + "\n")

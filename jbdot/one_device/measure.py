@@ -124,14 +124,15 @@ def measure_once(spec: DotSpec, on: str) -> None:
             print(said, file=sys.stderr, flush=True)
         # In a thread of its own: what JAX is set to where the program is lowered does not reach there.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            won = pool.submit(_winner, spec, names).result()
+            won = pool.submit(winner, spec, names).result()
         if won is not None:
             tuning_cache.keep_measured(spec, on, won.lowering, won.gain.median)
     finally:
         _running.release()
 
 
-def _winner(spec: DotSpec, names: list[str]) -> Timing | None:
+def winner(spec: DotSpec, names: list[str]) -> Timing | None:
+    """Times lowerings of a dot, and returns the one that is taken where it is lowered as "measured"; None for none."""
     wide = any(name in ("float64", "complex128", "int64", "uint64") for name in (spec.lhs_dtype, spec.dtype))
     with jax.enable_x64(wide):
         made = Candidates.of(spec, names)

@@ -42,7 +42,7 @@ def timed(monkeypatch):
         spread = measure.Spread(1.0, 1.0, 1.0)
         return measure.Timing("reduced", 1.0, spread, measure.Spread(2.0, 2.0, 2.0))
 
-    monkeypatch.setattr(measure, "_winner", winner)
+    monkeypatch.setattr(measure, "winner", winner)
     return found
 
 

@@ -37,7 +37,7 @@ def test_the_dots_of_a_program_are_recorded_and_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def row():
-    return json.loads(json.dumps(regret.measured(SPEC, 0.001)))
+    return json.loads(json.dumps(regret.measured(SPEC, 0.001, regret.taken(SPEC, "auto"))))
 
 
 def test_a_dot_is_timed_twice_beside_einsum(row):
