@@ -237,7 +237,9 @@ def explained(name, shapes, given):
             e = jbdot.explain(door, *shapes, **given)
     except (ValueError, TypeError, IndexError) as error:
         return {"kind": type(error).__name__, "error": str(error)}
-    facts = [[name, text] for name, text in e.facts() if not name.startswith(("on ", "arithmetic on "))]
+    facts = [
+        [name, text] for name, text in e.facts() if not name.startswith(("on ", "arithmetic on ", "estimates on "))
+    ]
     others = [{"function": name, "text": text} for name, text in e.answers()]
     rows = [[*row] for row in e.rows()]
     return {

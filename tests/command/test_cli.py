@@ -350,7 +350,7 @@ def test_comm_says_what_a_program_sends(jbdot, cases, tmp_path):
     code, out, _ = jbdot("comm", f"{cases}:gathered", "--against", f"{cases}:local", "--plot", tmp_path / "p.png")
     assert code == 0
     assert "cases.py:12 (product)" in out
-    assert "all-gather over x of w, float32[8,16], by dot_general" in out
+    assert "all-gather over x of w, float32[8,16], from P('x') to P(), by dot_general" in " ".join(out.split())
     assert "each device sends 1.54 kB less" in out
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
