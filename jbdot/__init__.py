@@ -14,8 +14,8 @@ from jbdot.keras_tf1 import batch_dot, dot
 from jbdot.many_devices.sharding_plan import ShardingPlan, plan_sharding
 from jbdot.one_device import lowering_rule, mark, transpose_rule
 from jbdot.one_device.mark import optimize_everything
-from jbdot.one_device.optimize import optimize
 from jbdot.programs.communication import communication
+from jbdot.programs.optimize import optimize
 from jbdot.programs.program_plan import ProgramPlan, plan_program
 from jbdot.tensorflow import matmul
 

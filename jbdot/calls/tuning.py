@@ -18,7 +18,7 @@ from jbdot.one_device.calibration import SECONDS, Calibration, calibrate
 from jbdot.one_device.choice import candidates, chosen
 from jbdot.one_device.dot_spec import DotSpec
 from jbdot.one_device.measure import Timing, measure, platform, surest
-from jbdot.one_device.optimize import optimize
+from jbdot.programs.optimize import optimize
 from jbdot.timing import Track
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from jbdot import hlo
 from jbdot.compilers.compiled import Compiled, Compiler
@@ -76,12 +76,19 @@ def communication(
         figures = known(hardware) if isinstance(hardware, str) else hardware
         if not compiled:
             return _forecast(program, topology, figures)
-        return _report(program, topology, figures, timeout_s)
+        return report_of(program, topology, figures, timeout_s)
     except Refusal as refusal:
         raise refusal.told("communication", call) from None
 
 
-def _report(program: Program, topology: str | None, hardware: Hardware | None, timeout_s: float) -> CommunicationReport:
+def report_of(
+    program: Program, topology: str | None, hardware: Hardware | None, timeout_s: float = 300.0
+) -> CommunicationReport:
+    """Compiles a program, and reads what it sends.
+
+    Raises:
+        ValueError, ImportError, RuntimeError: As of `communication`.
+    """
     if topology is None:
         figures = hardware or _here(program.mesh)
         made, links = _compiled(program), Links.of(program.mesh, figures)
@@ -106,6 +113,7 @@ def _report(program: Program, topology: str | None, hardware: Hardware | None, t
         estimated_us=made.estimated_us if topology is not None else None,
         argument_sizes=frozenset(_sizes(program)),
         versions=made.versions,
+        results=tuple(x if isinstance(x, PartitionSpec) else None for x in made.out),
         text=made.text,
     )
 
@@ -211,7 +219,7 @@ def _compiled(program: Program) -> Compiled:
         devices=devices.size,
         order="as the mesh has them",
         versions={name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
-        out=None,
+        out=[getattr(sharding, "spec", None) for sharding in ready.output_shardings],
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from jax.sharding import PartitionSpec
+
 from jbdot.compilers.compiled import ESTIMATED
 from jbdot.core.text import bytes_text, number_text, paragraph, table
 from jbdot.hardware import Hardware
@@ -47,6 +49,7 @@ class CommunicationReport:
         argument_sizes: The sizes that a device has of each argument, also without the axis of stacked layers, the
             smallest first: by them a gradient of a parameter is known, which the compiler may transpose.
         versions: Of jax, jaxlib and the compiler.
+        results: The PartitionSpec of each result, None where one cannot say it; empty where it is not compiled.
         text: The compiled program; empty where it is not compiled.
     """
 
@@ -64,6 +67,7 @@ class CommunicationReport:
     estimated_us: float | None
     argument_sizes: frozenset[tuple[int, ...]] = dataclasses.field(repr=False)
     versions: Mapping[str, str]
+    results: tuple[PartitionSpec | None, ...] = dataclasses.field(default=(), repr=False, kw_only=True)
     text: str = dataclasses.field(repr=False)
 
     @property
@@ -131,12 +135,15 @@ class CommunicationReport:
     @property
     def title(self) -> str:
         """Says in a line what is reported."""
+        sent = f"each device sends {bytes_text(self.sent)} in an estimated {self.sending_us:,.0f} us"
+        return f"{self.subject}: {sent}"
+
+    @property
+    def subject(self) -> str:
+        """Names the program, and what it is compiled for."""
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
         made = f"compiled for {self.compiled_for}" if self.compiled_for else "expected before it is compiled"
-        return (
-            f"{self.function} on {mesh} of {self.hardware.name}, {made}: each device sends "
-            f"{bytes_text(self.sent)} in an estimated {self.sending_us:,.0f} us"
-        )
+        return f"{self.function} on {mesh} of {self.hardware.name}, {made}"
 
     def share(self, row: CommunicationRow) -> float:
         """Gives the part of the call's time that a row takes, if nothing is sent beside other work."""
@@ -240,7 +247,9 @@ class Comparison:
         found = [(*key, before[key], after[key]) for key in {**before, **after}]
         return sorted((row for row in found if row[3] != row[4]), key=lambda row: (-abs(row[3] - row[4]), row))
 
-    def __str__(self) -> str:
+    @property
+    def tables(self) -> list[str]:
+        """Returns the figures side by side, and what is sent otherwise, if anything is, as text."""
         one, two = self.before, self.after
         figures = [
             ("", "before", "after"),
@@ -255,9 +264,13 @@ class Comparison:
         rows += [
             (where, part or "-", kind, bytes_text(old), bytes_text(new)) for where, part, kind, old, new in self.rows
         ]
+        return [table(figures), *([table(rows[: SHOWN + 1])] if self.rows else [])]
+
+    def __str__(self) -> str:
+        one, two = self.before, self.after
         change = f"{bytes_text(abs(self.saved))} {'less' if self.saved >= 0 else 'more'}"
         head = paragraph(f"{one.function}, and then {two.function}: each device sends {change}")
-        parts = [head, table(figures), *([table(rows[: SHOWN + 1])] if self.rows else [])]
+        parts = [head, *self.tables]
         if one.hardware.name != two.hardware.name:
             parts.append(paragraph(f"before is of {one.hardware.name}, after of {two.hardware.name}"))
         return "\n\n".join(parts)

@@ -6,7 +6,11 @@ from typing import Any, Final
 import jax
 from jax.sharding import NamedSharding
 
-from jbdot.programs.labels import Array, Block, Inner, Operation
+from jbdot.many_devices import partition_spec
+from jbdot.many_devices.block import Sharding
+from jbdot.programs.labels import Array, Block, Flow, Inner, Operation
+from jbdot.programs.layout import Layout
+from jbdot.programs.layout_cost import Costs
 
 _NEAR: Final = 40  # equations within which what was moved for one is kept for another
 
@@ -24,6 +28,35 @@ def constrained(closed: Any, steps: Block, at: At, before: Before) -> Any:
         before: The shardings that an operation needs its operands at; None leaves one where it is.
     """
     return type(closed)(_Constraints(at, before).jaxpr(closed.jaxpr, steps), closed.consts)
+
+
+def placed(closed: Any, flow: Flow, costs: Costs, layout: Layout, mesh: Any, moved: bool = True) -> Any:
+    """Returns a closed jaxpr whose arrays are where a layout has them.
+
+    Args:
+        closed: A closed jaxpr.
+        flow: What it does.
+        costs: Says where a dot has its operands.
+        layout: Of all its arrays.
+        mesh: Of devices, or abstract; its axes are Auto.
+        moved: Whether the operands of a dot are told where they are for it; else XLA finds it by its result.
+    """
+
+    def named(sharding: Sharding) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec.written(sharding))
+
+    def at(array: Array) -> NamedSharding | None:
+        return named(costs.home(layout, array)) if array in flow.anchors else None
+
+    def before(operation: Operation) -> tuple[NamedSharding | None, ...]:
+        if operation.fuses or not moved:
+            return ()
+        pairs = zip(operation.ins, costs.operands(layout, operation), strict=True)
+        return tuple(
+            None if sharding == costs.home(layout, array) else named(sharding) for (array, _), sharding in pairs
+        )
+
+    return constrained(closed, flow.steps, at, before)
 
 
 class _Constraints:

@@ -114,6 +114,7 @@ class Costs:
         links: What can be sent along them.
         tied: Of each result the number of the argument whose place it takes; None of others.
         pinned: Shardings of arguments, by number, that are not the layout's to choose.
+        results: Likewise of results; of one that takes the place of an argument it is the argument's.
     """
 
     def __init__(
@@ -123,12 +124,14 @@ class Costs:
         links: Links,
         tied: tuple[int | None, ...],
         pinned: Mapping[int, Sharding],
+        results: Mapping[int, Sharding] | None = None,
     ) -> None:
         self.mesh = {axis: size for axis, size in mesh.items() if size > 1}
         self._flow, self._links = flow, links
         self._kinds: dict[Hashable, int] = {}  # of an array: its labels and shape, and its sharding where it is pinned
         self._shapes: list[tuple[tuple[int | None, ...], tuple[int, ...], Sharding | None]] = []
-        self._pins = {flow.arguments[at]: sharding for at, sharding in pinned.items()}
+        self._pins = {flow.results[at]: sharding for at, sharding in (results or {}).items()}
+        self._pins |= {flow.arguments[at]: sharding for at, sharding in pinned.items()}
         for result, at in zip(flow.results, tied, strict=True):
             if at is not None and at in pinned:
                 self._pins[result] = pinned[at]

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 from jbdot.programs.layout import Label, Layout
@@ -40,6 +41,8 @@ class LayoutSearch:
         parameters: Labels of the state, those of most bytes first.
         limit: Bytes that a device may need.
         told: Called with the best candidate so far whenever there is a better one, and now and then.
+        flops: FLOPs that a device may be given.
+        sent: Bytes that it may send.
     """
 
     def __init__(
@@ -50,8 +53,12 @@ class LayoutSearch:
         parameters: Sequence[Label],
         limit: float,
         told: Callable[[Candidate], None],
+        flops: float = math.inf,
+        sent: float = math.inf,
     ) -> None:
-        self._costs, self._limit, self._told = costs, limit, told
+        self._costs, self._told = costs, told
+        self._limits = limit, flops, sent
+        self._looked: dict[Hashable, Layout] = {}
         self._sample = () if sample is None else (sample,)
         self._others, self._parameters = tuple(others), tuple(parameters)
         self.named: list[Candidate] = []
@@ -74,9 +81,21 @@ class LayoutSearch:
         return self.best
 
     def score(self, layout: Layout) -> Score:
-        """Returns what is to be least: the bytes that a device is short of, and then the time."""
+        """Returns what is to be least: by which part the limits are exceeded, and then the time."""
         cost = self._costs.of(layout)
-        return max(0.0, cost.memory_bytes - self._limit), cost.total_us
+        self._looked[layout.key] = layout
+        found = zip((cost.memory_bytes, cost.flops, cost.bytes_sent), self._limits, strict=True)
+        return sum(max(0.0, each - limit) / max(limit, 1.0) for each, limit in found if each > limit), cost.total_us
+
+    def ranked(self) -> list[Candidate]:
+        """Returns the layouts that were looked at, the best first, and of those that cost the same the first."""
+        found: dict[Hashable, Candidate] = {}
+        names = {each.layout.key: each.name for each in self.named}
+        for layout in sorted(self._looked.values(), key=self.score):
+            cost = self._costs.of(layout)
+            alike = round(cost.total_us, 3), cost.bytes_sent, cost.memory_bytes
+            found.setdefault(alike, Candidate(names.get(layout.key, "searched"), layout, cost))
+        return list(found.values())
 
     def candidate(self, name: str, layout: Layout) -> Candidate:
         """Returns a layout with its costs."""

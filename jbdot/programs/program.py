@@ -66,10 +66,10 @@ class Program:
         arrays = flat.arrays
         with _on(mesh or next((x.sharding.mesh for x in flat.arrays if x.sharding is not None), None)):
             traced = _traced(flat, arrays)
-            arrays, shardings, donated = _said(traced, arrays)
+            arrays, shardings, donated = said(traced.jaxpr, arrays)
             if donated or shardings is not None or arrays != flat.arrays:
                 traced = _traced(flat, arrays, donated, shardings)
-        return cls(flat.__name__, arrays, flat.names, _mesh(mesh, arrays, traced, flat.__name__), traced)
+        return cls(flat.__name__, arrays, flat.names, mesh_of(mesh, arrays, traced, flat.__name__), traced)
 
     def named(self, argument: str) -> str:
         """Returns the name of an argument, by the name that the compiled text has for it: "arrays[0]"."""
@@ -113,19 +113,25 @@ def _traced(
     return cast(Any, jax.jit(program, keep_unused=True, donate_argnums=donated, **options)).trace(*arrays)
 
 
-def _said(
-    traced: Any, arrays: tuple[jax.ShapeDtypeStruct, ...]
+def said(
+    closed: Any, arrays: tuple[jax.ShapeDtypeStruct, ...]
 ) -> tuple[tuple[jax.ShapeDtypeStruct, ...], list[Any] | None, tuple[int, ...]]:
     """Reads what a jitted function says of its arguments and results: shardings, and what is donated.
 
     They stand in the equation that it is, where that is all of the program.
+
+    Args:
+        closed: Its closed jaxpr.
+        arrays: Its arguments.
+
+    Returns:
+        The arguments with their shardings; those of the results, if any is said; the numbers of donated arguments.
     """
-    jaxpr = traced.jaxpr.jaxpr
-    jitted = [equation for equation in jaxpr.eqns if equation.primitive.name not in _KEYS]
+    jitted = [equation for equation in closed.jaxpr.eqns if equation.primitive.name not in _KEYS]
     if len(jitted) != 1 or jitted[0].primitive.name not in _JITTED:
         return arrays, None, ()
     (equation,) = jitted
-    params, at = equation.params, {id(variable): place for place, variable in enumerate(jaxpr.invars)}
+    params, at = equation.params, {id(variable): place for place, variable in enumerate(closed.jaxpr.invars)}
     found, donated = list(arrays), list[int]()
     for variable, sharding, is_donated in zip(
         equation.invars, params["in_shardings"], params["donated_invars"], strict=True
@@ -137,13 +143,17 @@ def _said(
             found[place] = jax.ShapeDtypeStruct(arrays[place].shape, arrays[place].dtype, sharding=sharding)
         donated += [place] * is_donated
     out = {id(variable): sharding for variable, sharding in zip(equation.outvars, params["out_shardings"], strict=True)}
-    shardings = [out.get(id(variable)) for variable in jaxpr.outvars]
+    shardings = [out.get(id(variable)) for variable in closed.jaxpr.outvars]
     shardings = [sharding if isinstance(sharding, NamedSharding) else None for sharding in shardings]
     return tuple(found), shardings if any(shardings) else None, tuple(donated)
 
 
-def _mesh(given: Any, arrays: Sequence[jax.ShapeDtypeStruct], traced: Any, name: str) -> Any:
-    """Returns the mesh: as given, or of the arguments, or of what the program has within it."""
+def mesh_of(given: Any, arrays: Sequence[jax.ShapeDtypeStruct], traced: Any, name: str) -> Any:
+    """Returns the mesh: as given, or of the arguments, or of what the program has within it.
+
+    Raises:
+        ValueError: Nothing names a mesh, or several are named.
+    """
     of_arrays = [x.sharding.mesh for x in arrays if x.sharding is not None]
     found = [*([] if given is None else [given]), *of_arrays]
     found = found or [mesh for mesh in _meshes(traced.jaxpr) if not mesh.empty]

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import inspect
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from jbdot.devices.links import Links
 from jbdot.hardware import Hardware
 from jbdot.many_devices.block import Sharding
 from jbdot.programs.labels import Array, Flow
+from jbdot.programs.layout import Label
 from jbdot.programs.layout_search import Candidate
 
 
@@ -173,3 +176,27 @@ def _tied(flow: Flow) -> tuple[int | None, ...]:
         tied.append(next(fit, None))
         taken |= {at for at in tied[-1:] if at is not None}
     return tuple(tied)
+
+
+def roles_of(traced: Traced) -> tuple[Label | None, list[Label], list[Label]]:
+    """Returns the label of samples, those of other axes of data, and those of parameters, of most bytes first."""
+    flow = traced.flow
+    back = {at for at in traced.tied if at is not None} or _differentiated(traced)
+    by_bytes: Counter[Label] = Counter()
+    data: Counter[Label] = Counter()
+    for at, array in enumerate(flow.arguments):
+        for dim, label in enumerate(flow.labels(array)):
+            if label is not None and at in back:
+                by_bytes[label] += math.prod(array.shape) * array.item_bytes
+            elif label is not None:
+                data[label] += 1000 * (dim == 0) + 1  # samples come first
+    parameters = [label for label, _ in by_bytes.most_common()]
+    others = [label for label, _ in data.most_common() if label not in by_bytes]
+    return (others[0] if others else None), others[1:], parameters
+
+
+def _differentiated(traced: Traced) -> set[int]:
+    """Finds the arguments that results have the shapes and labels of, as gradients have."""
+    flow = traced.flow
+    made = {(array.shape, flow.labels(array)) for array in flow.results if array.shape}
+    return {at for at, array in enumerate(flow.arguments) if (array.shape, flow.labels(array)) in made}

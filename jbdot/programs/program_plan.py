@@ -5,9 +5,7 @@ Bytes, memory and times are estimates (`layout_cost`); `ProgramPlan.compile_for`
 
 import dataclasses
 import functools
-import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -24,12 +22,10 @@ from jbdot.one_device import jax_internals
 from jbdot.programs import program_plan_report
 from jbdot.programs.communication import communication
 from jbdot.programs.communication_report import CommunicationReport
-from jbdot.programs.constraining import constrained
-from jbdot.programs.labels import Array, Operation
-from jbdot.programs.layout import Label
+from jbdot.programs.constraining import placed
 from jbdot.programs.layout_cost import Costs
 from jbdot.programs.layout_search import Candidate, LayoutSearch
-from jbdot.programs.program_decision import ProgramDecision, Traced, parameters_of
+from jbdot.programs.program_decision import ProgramDecision, Traced, parameters_of, roles_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,22 +77,7 @@ class ProgramPlan(ProgramDecision):
 
     def _told(self, traced: Traced) -> Any:
         """Returns the program's jaxpr, in which arrays are told where they are, and where they go for a dot."""
-        flow, layout = traced.flow, self.winner.layout
-        costs = self._costs(traced)
-
-        def at(array: Array) -> NamedSharding | None:
-            return self._named(costs.home(layout, array)) if array in flow.anchors else None
-
-        def before(operation: Operation) -> tuple[NamedSharding | None, ...]:
-            if operation.fuses:
-                return ()
-            pairs = zip(operation.ins, costs.operands(layout, operation), strict=True)
-            return tuple(
-                None if sharding == costs.home(layout, array) else self._named(sharding)
-                for (array, _), sharding in pairs
-            )
-
-        return constrained(traced.jaxpr, flow.steps, at, before)
+        return placed(traced.jaxpr, traced.flow, self._costs(traced), self.winner.layout, self.mesh)
 
     def _costs(self, traced: Traced) -> Costs:
         pinned = {at: self.fixed[name] for at, name in enumerate(traced.names) if name in self.fixed}
@@ -254,7 +235,7 @@ def _plan(
     limit = links.hardware.memory_bytes if memory is None else float(memory)
     _check_divides(traced, sizes)
     costs = Costs(traced.flow, sizes, links, traced.tied, pinned)
-    search = LayoutSearch(costs, *_roles(traced), limit, _progress(costs))
+    search = LayoutSearch(costs, *roles_of(traced), limit, _progress(costs))
     winner = search.run()
     _done()
     if search.score(winner.layout)[0] > 0:
@@ -305,30 +286,6 @@ def _mesh(mesh: Any) -> Any:
         kind_text(mesh) if not isinstance(mesh, Mapping) else repr(mesh),
         'Such as jax.make_mesh((4, 2), ("data", "model")), or {"data": 16, "model": 16} with hardware="v5e"',
     )
-
-
-def _roles(traced: Traced) -> tuple[Label | None, list[Label], list[Label]]:
-    """Returns the label of samples, those of other axes of data, and those of parameters, of most bytes first."""
-    flow = traced.flow
-    back = {at for at in traced.tied if at is not None} or _differentiated(traced)
-    by_bytes: Counter[Label] = Counter()
-    data: Counter[Label] = Counter()
-    for at, array in enumerate(flow.arguments):
-        for dim, label in enumerate(flow.labels(array)):
-            if label is not None and at in back:
-                by_bytes[label] += math.prod(array.shape) * array.item_bytes
-            elif label is not None:
-                data[label] += 1000 * (dim == 0) + 1  # samples come first
-    parameters = [label for label, _ in by_bytes.most_common()]
-    others = [label for label, _ in data.most_common() if label not in by_bytes]
-    return (others[0] if others else None), others[1:], parameters
-
-
-def _differentiated(traced: Traced) -> set[int]:
-    """Finds the arguments that results have the shapes and labels of, as gradients have."""
-    flow = traced.flow
-    made = {(array.shape, flow.labels(array)) for array in flow.results if array.shape}
-    return {at for at, array in enumerate(flow.arguments) if (array.shape, flow.labels(array)) in made}
 
 
 def _check_divides(traced: Traced, sizes: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ from jax.extend import core
 
 import jbdot
 from jbdot.one_device import mark
-from jbdot.one_device.optimize import optimize
+from jbdot.programs.optimize import optimize
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(2, 5, 4)), jnp.float32)

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 from meshes import mesh
 
 from jbdot.one_device import ragged
-from jbdot.one_device.optimize import optimize
 from jbdot.one_device.ragged import RaggedSpec
+from jbdot.programs.optimize import optimize
 
 M, K, N = 70, 8, 6
 SIZES = {

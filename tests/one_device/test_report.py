@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from benchmarks.programs import PROGRAMS
 from jbdot.one_device import choice
 from jbdot.one_device.costs import Estimate
-from jbdot.one_device.optimize import optimize
+from jbdot.programs.optimize import optimize
 
 
 def shaped(*shape, dtype=jnp.float32):

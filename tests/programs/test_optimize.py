@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jbdot.one_device import mark
-from jbdot.one_device.optimize import Optimized, optimize
+from jbdot.programs.optimize import Optimized, optimize
 
 RNG = np.random.default_rng(0)
 
