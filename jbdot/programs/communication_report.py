@@ -115,7 +115,7 @@ class CommunicationReport:
         return Comparison(self, other)
 
     def plot(self) -> "Figure":
-        """Draws what each line sends, and the time of a call.
+        """Draws what each line sends, by pass and kind, the time of a call, and the memory of a device.
 
         Needs matplotlib: the extra `plot`.
 
@@ -125,16 +125,25 @@ class CommunicationReport:
         from jbdot.programs.communication_figure import draw
 
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
-        title = f"{self.function} on {mesh} of {self.hardware.name}: each device sends {bytes_text(self.sent)}"
-        return draw(self.rows, self.compute_us, title)
+        on = f"{self.function} on {mesh} of {self.hardware.name}"
+        title = f"{on}: each device sends {bytes_text(self.sent)}\n{self._made}"
+        sizes = {
+            "arguments": self.argument_bytes,
+            "results": self.output_bytes - self.alias_bytes,
+            "temporaries": self.temp_bytes,
+        }
+        return draw(title, self.rows, self.compute_us, sizes, self.hardware.memory_bytes)
+
+    @property
+    def _made(self) -> str:
+        return f"compiled for {self.compiled_for}" if self.compiled_for else "expected before it is compiled"
 
     @property
     def title(self) -> str:
         """Says in a line what is reported."""
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
-        made = f"compiled for {self.compiled_for}" if self.compiled_for else "expected before it is compiled"
         return (
-            f"{self.function} on {mesh} of {self.hardware.name}, {made}: each device sends "
+            f"{self.function} on {mesh} of {self.hardware.name}, {self._made}: each device sends "
             f"{bytes_text(self.sent)} in an estimated {self.sending_us:,.0f} us"
         )
 
