@@ -101,3 +101,13 @@ def number_text(number: Any) -> str:
         '1,234,567'
     """
     return f"{number:,}" if isinstance(number, int) else str(number)
+
+
+def rounded_text(number: float) -> str:
+    """Writes three digits of a number, or all of its whole ones.
+
+    Example:
+        >>> rounded_text(2.236), rounded_text(22046.3), rounded_text(0.0699)
+        ('2.24', '22,046', '0.0699')
+    """
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

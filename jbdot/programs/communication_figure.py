@@ -1,83 +1,113 @@
-"""Draws what a program sends: a bar for each line of the source, and the time of a call in parts."""
+"""Draws what a program sends: bars for each line of the source, the time of a call, and each device's memory."""
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jbdot.core.colours import COLOURS
 from jbdot.core.text import bytes_text
+from jbdot.programs import figure_bars
 from jbdot.programs.communication_row import CommunicationRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN: Final = 12  # lines
-_PARTS: Final = {
-    "forward": COLOURS["lhs free"],
-    "backward": COLOURS["contracting"],
-    "recomputed": COLOURS["summed"],
-    "": COLOURS["batch"],
-}
-_COMPUTE: Final = COLOURS["unit"]
+_SHOWN: Final = 10  # lines
+_PASSES: Final = ("forward", "recomputed", "backward", "")
+_PART: Final = 0.005  # of all that is sent: lines of less are not drawn
+_GAP: Final = 0.6  # between the bars of two lines, where a bar takes 1
+
+Bars = dict[str, dict[str, Counter[str]]]  # by line and pass, the bytes of each kind
 
 
-def draw(rows: Sequence[CommunicationRow], computing_us: float | None, title: str) -> "Figure":
+def draw(
+    title: str,
+    rows: Sequence[CommunicationRow],
+    computing_us: float | None,
+    sizes: Mapping[str, int | None],
+    limit: float,
+) -> "Figure":
     """Draws a report.
 
     Args:
+        title: What stands above.
         rows: Of the report.
         computing_us: What all but sending takes, where that is known.
-        title: What stands above.
+        sizes: The bytes of arguments, results in a place of their own, and temporaries, where they are known.
+        limit: The bytes that a device has.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "jbdot.communication(...).plot: matplotlib draws the picture, and is not installed. pip install matplotlib"
-        ) from None
     lines = _lines(rows)
-    figure = Figure(figsize=(9.5, 2.6 + 0.42 * max(1, len(lines))), layout="constrained")
-    sent, time = figure.subplots(2, 1, height_ratios=[max(1, len(lines)), 1.2])
-    _bars(sent, lines)
-    _times(time, rows, computing_us)
-    figure.legend(loc="outside lower center", ncols=5, fontsize=9)
+    tall = 0.26 * (sum(map(len, lines.values())) + _GAP * len(lines)) + 0.2
+    figure = figure_bars.blank("communication", 10, 3.2 + tall)
+    sent, time, memory = figure.subplots(3, 1, height_ratios=[tall, 0.4, 0.4])
+    _sent(sent, lines)
+    _time(time, rows, computing_us or 0.0)
+    _memory(memory, sizes, limit)
+    figure_bars.legend(figure)
     figure.suptitle(title, fontsize=12)
     return figure
 
 
-def _lines(rows: Sequence[CommunicationRow]) -> dict[str, dict[str, int]]:
-    """Sums what each line sends, by pass; the lines that send most, the most first."""
-    lines: dict[str, dict[str, int]] = {}
+def _lines(rows: Sequence[CommunicationRow]) -> Bars:
+    """Sums what each line sends, by pass and kind; the lines that send most, the most first."""
+    lines: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for row in rows:
-        parts = lines.setdefault(row.where, {})
-        parts[row.part] = parts.get(row.part, 0) + row.sent
-    most = sorted(lines, key=lambda where: -sum(lines[where].values()))[:_SHOWN]
-    return {where: lines[where] for where in most}
+        lines[row.where][row.part][row.kind] += row.sent
+    totals = Counter({where: sum(map(Counter.total, passes.values())) for where, passes in lines.items()})
+    most = [where for where, sent in totals.most_common(_SHOWN) if sent >= _PART * totals.total()]
+    return {where: {part: lines[where][part] for part in _PASSES if part in lines[where]} for where in most}
 
 
-def _bars(axes: Any, lines: dict[str, dict[str, int]]) -> None:
-    for place, parts in enumerate(lines.values()):
-        left = 0.0
-        for name in (name for name in _PARTS if name in parts):
-            axes.barh(place, parts[name] / 1e6, left=left, color=_PARTS[name])
-            left += parts[name] / 1e6
-        axes.text(left, place, f" {bytes_text(sum(parts.values()))}", va="center", fontsize=9)
-    axes.set_yticks(range(len(lines)), list(lines), fontsize=9)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel("MB that each device sends in a call")
+def _sent(axes: Any, lines: Bars) -> None:
+    most = max((kinds.total() for passes in lines.values() for kinds in passes.values()), default=0)
+    name, unit = figure_bars.byte_unit(most)
+    middles, at = list[float](), 0.0
+    for passes in lines.values():
+        middles.append(at + (len(passes) - 1) / 2)
+        for place, (part, kinds) in enumerate(passes.items()):
+            parts = {kind: (sent / unit, figure_bars.colour(kind)) for kind, sent in figure_bars.in_order(kinds)}
+            end = figure_bars.bar(axes, at + place, parts, 0.86)
+            figure_bars.said(axes, end, at + place, " ".join(filter(None, (bytes_text(kinds.total()), part))))
+        at += len(passes) + _GAP
+    figure_bars.tidy(axes)
+    axes.set_yticks(middles, list(lines), fontsize=9)
+    axes.set_ylim(max(at - _GAP, 1) - 0.4, -0.6)
+    axes.margins(x=0.18)
+    axes.set_xlabel(f"{name} that each device sends in a call", fontsize=9)
 
 
-def _times(axes: Any, rows: Sequence[CommunicationRow], computing_us: float | None) -> None:
-    compute = (computing_us or 0.0) / 1e3
-    axes.barh(0, compute, color=_COMPUTE, label="computing")
-    left = compute
-    for name, colour in _PARTS.items():
-        ms = sum(row.us for row in rows if row.part == name) / 1e3
-        if ms:
-            axes.barh(0, ms, left=left, color=colour, label=f"sending, {name or 'no gradient'}")
-            left += ms
-    axes.set_yticks([0], ["a call"])
-    axes.set_xlabel("ms, estimated, if nothing is sent beside other work")
+def _time(axes: Any, rows: Sequence[CommunicationRow], computing_us: float) -> None:
+    kinds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        kinds[row.kind] += row.us
+    whole = computing_us + sum(kinds.values())
+    name, unit = figure_bars.time_unit(whole)
+    parts = {"computing": (computing_us / unit, figure_bars.COMPUTING)}
+    parts |= {kind: (us / unit, figure_bars.colour(kind)) for kind, us in figure_bars.in_order(kinds)}
+    end = figure_bars.bar(axes, 0, parts)
+    figure_bars.said(axes, end, 0, figure_bars.time_text(whole))
+    _alone(axes, "a call", end, f"{name}, estimated, if nothing is sent beside other work")
+
+
+def _memory(axes: Any, sizes: Mapping[str, int | None], limit: float) -> None:
+    known = {name: size for name, size in sizes.items() if size is not None}
+    whole = sum(known.values())
+    name, unit = figure_bars.byte_unit(whole)
+    end = figure_bars.bar(axes, 0, figure_bars.memory_parts(known, unit))
+    text, shade = bytes_text(whole), figure_bars.DARK
+    if whole > limit:
+        text, shade = f"{text}: does not fit", figure_bars.colour("all-reduce")
+    figure_bars.said(axes, end, 0, text, color=shade)
+    more = "" if len(known) == len(sizes) else " but for temporaries, which are known once it is compiled"
+    _alone(axes, "memory", end, f"{name} of each device{more}")
+    figure_bars.limited(axes, whole, limit, unit)
+
+
+def _alone(axes: Any, name: str, end: float, label: str) -> None:
+    figure_bars.tidy(axes)
+    axes.set_yticks([0], [name], fontsize=9)
+    axes.set_ylim(0.6, -0.6)
+    axes.set_xlim(0, 1.18 * end or 1)
+    axes.set_xlabel(label, fontsize=9)

@@ -119,7 +119,7 @@ class CommunicationReport:
         return Comparison(self, other)
 
     def plot(self) -> "Figure":
-        """Draws what each line sends, and the time of a call.
+        """Draws what each line sends, by pass and kind, the time of a call, and the memory of a device.
 
         Needs matplotlib: the extra `plot`.
 
@@ -129,8 +129,18 @@ class CommunicationReport:
         from jbdot.programs.communication_figure import draw
 
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
-        title = f"{self.function} on {mesh} of {self.hardware.name}: each device sends {bytes_text(self.sent)}"
-        return draw(self.rows, self.compute_us, title)
+        on = f"{self.function} on {mesh} of {self.hardware.name}"
+        title = f"{on}: each device sends {bytes_text(self.sent)}\n{self._made}"
+        sizes = {
+            "arguments": self.argument_bytes,
+            "results": self.output_bytes - self.alias_bytes,
+            "temporaries": self.temp_bytes,
+        }
+        return draw(title, self.rows, self.compute_us, sizes, self.hardware.memory_bytes)
+
+    @property
+    def _made(self) -> str:
+        return f"compiled for {self.compiled_for}" if self.compiled_for else "expected before it is compiled"
 
     @property
     def title(self) -> str:
@@ -142,8 +152,7 @@ class CommunicationReport:
     def subject(self) -> str:
         """Names the program, and what it is compiled for."""
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
-        made = f"compiled for {self.compiled_for}" if self.compiled_for else "expected before it is compiled"
-        return f"{self.function} on {mesh} of {self.hardware.name}, {made}"
+        return f"{self.function} on {mesh} of {self.hardware.name}, {self._made}"
 
     def share(self, row: CommunicationRow) -> float:
         """Gives the part of the call's time that a row takes, if nothing is sent beside other work."""

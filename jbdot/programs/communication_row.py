@@ -67,7 +67,7 @@ class CommunicationRow:
     @property
     def where(self) -> str:
         """Returns the line without its folder."""
-        return self.source.rpartition("/")[2] or "an unknown line"
+        return short(self.source) or "an unknown line"
 
     @property
     def what(self) -> str:
@@ -226,6 +226,17 @@ def source(frames: Iterable[hlo.Frame]) -> str:
     for frame in [frame for frame in frames if not any(part in frame.file for part in _LIBRARIES)] or frames:
         return f"{frame.file}:{frame.line}" + (f" ({frame.function.rpartition('.')[2]})" if frame.function else "")
     return ""
+
+
+def short(source: str) -> str:
+    """Writes a line of the source without its folder; a notebook's cell, whose file is called by a number, as a cell.
+
+    Example:
+        >>> short("/home/me/train.py:12 (loss)"), short("/tmp/ipykernel_7/3163.py:2 (loss)")
+        ('train.py:12 (loss)', 'cell:2 (loss)')
+    """
+    _, _, name = source.rpartition("/")
+    return re.sub(r"^\d+\.py", "cell", name) if "/ipykernel_" in source else name
 
 
 def part(op_name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jbdot import hlo
 from jbdot.core.text import bytes_text
-from jbdot.programs.communication_row import array, common, operation, part, source
+from jbdot.programs.communication_row import array, common, operation, part, short, source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MemoryRow:
     @property
     def where(self) -> str:
         """Returns the line without its folder, or the argument."""
-        return self.argument or self.source.rpartition("/")[2] or "an unknown line"
+        return self.argument or short(self.source) or "an unknown line"
 
     @property
     def arrays(self) -> str:

@@ -143,7 +143,7 @@ class ProgramPlan(ProgramDecision):
         return program_plan_report.why(self)
 
     def plot(self) -> "Figure":
-        """Draws the time and the memory of each candidate.
+        """Draws where arguments are cut, and of each candidate the time, what it sends, and the memory.
 
         Needs matplotlib: the extra `plot`.
 

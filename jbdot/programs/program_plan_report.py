@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from typing import Final
 
-from jbdot.core.text import bytes_text, paragraph, table, unbroken
+from jbdot.core.text import bytes_text, paragraph, rounded_text, table, unbroken
 from jbdot.many_devices import partition_spec
 from jbdot.programs.layout_search import Candidate
 from jbdot.programs.program_decision import ProgramDecision
@@ -34,7 +34,7 @@ def title(plan: ProgramDecision) -> str:
     cost = plan.winner.cost
     return (
         f"{plan.name} on {partition_spec.listed(plan.mesh.shape)} of {plan.hardware.name}: {plan.winner.name}, "
-        f"{cost.total_us / 1e3:,.3g} ms a call, estimated; each device sends {bytes_text(cost.bytes_sent)} and needs "
+        f"{_ms(cost.total_us)} ms a call, estimated; each device sends {bytes_text(cost.bytes_sent)} and needs "
         f"{_memory(plan, plan.winner)}"
     )
 
@@ -95,10 +95,14 @@ def candidates(plan: ProgramDecision) -> list[tuple[str, ...]]:
     shown = [plan.winner, *(each for each in plan.candidates if each.name != plan.winner.name)][:SHOWN]
     for each in shown:
         cost = each.cost
-        total, compute, sending = (f"{us / 1e3:,.3g}" for us in (cost.total_us, cost.compute_us, cost.sending_us))
+        total, compute, sending = map(_ms, (cost.total_us, cost.compute_us, cost.sending_us))
         needed = bytes_text(cost.memory_bytes) + (", too much" if cost.memory_bytes > plan.memory else "")
         rows.append((each.name, f"{total} = {compute} + {sending}", bytes_text(cost.bytes_sent), needed))
     return rows
+
+
+def _ms(us: float) -> str:
+    return rounded_text(us / 1e3)
 
 
 def _memory(plan: ProgramDecision, candidate: Candidate) -> str:
@@ -132,11 +136,11 @@ def _against(winner: Candidate, other: Candidate) -> str:
     if theirs.bytes_sent > ours.bytes_sent * 1.01:
         reasons.append(f"sends {bytes_text(theirs.bytes_sent)}, and not {bytes_text(ours.bytes_sent)}")
     elif theirs.sending_us > ours.sending_us * 1.01:
-        reasons.append(f"sends for {theirs.sending_us / 1e3:,.3g} ms, and not {ours.sending_us / 1e3:,.3g}")
+        reasons.append(f"sends for {_ms(theirs.sending_us)} ms, and not {_ms(ours.sending_us)}")
     if theirs.flops > ours.flops * 1.01:
         reasons.append(f"has each device do {theirs.flops / ours.flops:.3g} times the FLOPs")
     elif theirs.compute_us > ours.compute_us * 1.01:
-        reasons.append(f"computes for {theirs.compute_us / 1e3:,.3g} ms, and not {ours.compute_us / 1e3:,.3g}")
+        reasons.append(f"computes for {_ms(theirs.compute_us)} ms, and not {_ms(ours.compute_us)}")
     ratio = theirs.total_us / ours.total_us if ours.total_us else 1.0
     because = f": it {' and '.join(reasons)}" if reasons else ""
     return f"The next that fits, {other.name}, takes {ratio:.3g} times as long{because}."

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from jbdot import hlo
 from jbdot.core.text import WIDTH
@@ -179,19 +180,58 @@ def test_little_that_is_sent_need_not_be_changed():
     assert "what limits a call is on each device" in report([gather(1000)]).advice
 
 
-def test_the_picture_has_a_bar_for_each_line():
-    pytest.importorskip("matplotlib")
-    figure = report(
-        [gather(4000), gather(1000, op_name="jit(step)/transpose(jvp())/add"), gather(500, frames=())]
-    ).plot()
-    bars, time = figure.axes
-    assert [text.get_text() for text in bars.get_yticklabels()] == [
-        "a_long_name_of_a_file_of_a_model.py:12 (loss_of_a_batch_of_tokens)",
-        "an unknown line",
+def drawn(one):
+    """What is drawn: for each panel the lengths of its bars, its texts, and the names of its rows."""
+    figure = one.plot()
+    FigureCanvasAgg(figure).draw()
+    return [
+        (
+            [patch.get_width() for patch in axes.patches],
+            [text.get_text() for text in axes.texts],
+            [text.get_text() for text in axes.get_yticklabels()],
+        )
+        for axes in figure.axes
     ]
-    assert sum(patch.get_width() for patch in bars.patches) * 1e6 == pytest.approx(3 * 5500)
-    assert time.get_xlabel().startswith("ms, estimated")
-    assert report([]).plot().axes
+
+
+def test_the_picture_has_a_bar_for_each_pass_of_a_line():
+    one = report([gather(4000), gather(1000, op_name="jit(step)/transpose(jvp())/add"), gather(500, frames=())])
+    (sent, said, lines), (time, whole, _), (memory, needed, _) = drawn(one)
+    assert lines == ["a_long_name_of_a_file_of_a_model.py:12 (loss_of_a_batch_of_tokens)", "an unknown line"]
+    assert [round(1000 * length) for length in sent] == [12000, 3000, 1500]  # kB
+    assert said == ["12 kB forward", "3 kB backward", "1.5 kB forward"]
+    assert sum(time) * 1e3 == pytest.approx(one.step_us)
+    assert whole == ["2.02 ms"]
+    assert memory == [8, 4]  # results take the place of arguments
+    assert needed == ["12 GB", "at most 16 GB"]
+
+
+def test_the_picture_says_that_memory_is_too_little_or_not_known():
+    short = drawn(report([gather(4000)], temp_bytes=12 * 10**9))
+    assert short[2][1] == ["20 GB: does not fit", "at most 16 GB"]
+    figure = report([gather(4000)], temp_bytes=None, argument_bytes=10**6, output_bytes=0, alias_bytes=0).plot()
+    assert figure.axes[2].get_xlabel() == (
+        "MB of each device but for temporaries, which are known once it is compiled\nat most 16 GB"
+    )
+
+
+def test_the_picture_tells_kinds_by_colour():
+    figure = report([gather(4000), dataclasses.replace(gather(4000), kind="all-reduce")]).plot()
+    assert len({patch.get_facecolor() for patch in figure.axes[0].patches}) == 2
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "all-gather",
+        "all-reduce",
+        "computing",
+        "arguments",
+        "temporaries",
+    ]
+
+
+def test_lines_that_send_next_to_nothing_are_not_drawn():
+    (sent, *_), *_ = drawn(report([gather(4000), gather(10, frames=())]))
+    assert len(sent) == 1
+    assert drawn(report([]))[0] == ([], [], [])
 
 
 def test_axes_that_are_used_in_part():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import steps
 from jax import numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from meshes import mesh
 
 import jbdot
@@ -62,8 +64,50 @@ def test_what_is_printed():
     assert "FSDP over data model" in " ".join(text.split())
     assert repr(plan) == text
     assert "<table>" in plan._repr_html_()
-    pytest.importorskip("matplotlib")
-    assert len(plan.plot().axes) == 2
+
+
+def test_what_is_drawn():
+    step, params, batch = large()
+    memory = 400e6
+    plan = jbdot.plan_program(step, {"data": 4, "model": 4}, params, params, batch, hardware="v5e", memory=memory)
+    figure = plan.plot()
+    FigureCanvasAgg(figure).draw()
+    arrays, time, sent, needed = figure.axes
+    names = [text.get_text() for text in arrays.get_yticklabels()]
+    assert "params[0]['w']  and 1 alike" in names
+    ways = {axis: plan.mesh.shape[axis] for axis in ("data", "model")}
+    for row, name in enumerate(names):
+        cut = plan.arrays[name.partition("  and")[0]]
+        boxes = [text.get_text() for text in arrays.texts if text.get_position()[1] == row]
+        parts = [math.prod(ways[axis] for axis in axes) for axes in cut]
+        assert [int(text.partition(" / ")[2] or 1) for text in boxes] == parts
+    rows = [text.get_text().replace("\n", " ") for text in time.get_yticklabels()]
+    assert rows[0] == f"taken: {plan.winner.name}"
+    assert rows[1] in [each.name for each in plan.candidates]
+    assert time.get_yticklabels()[0].get_weight() == "bold"
+    cost = plan.winner.cost
+    units = {"GB": 1e9, "MB": 1e6, "ms": 1e3}
+    for axes, whole in ((time, cost.total_us), (sent, cost.bytes_sent), (needed, cost.memory_bytes)):
+        bars = [patch.get_width() for patch in axes.patches if patch.get_y() == -0.31]
+        assert sum(bars) * units[axes.get_xlabel()[:2]] == pytest.approx(whole, rel=1e-2)
+    (limit,) = {line.get_xdata()[0] for line in needed.lines}
+    assert limit * units[needed.get_xlabel()[:2]] == pytest.approx(memory)
+    said = [text.get_text() for text in needed.texts]
+    assert said[-1] == "at most 400 MB"
+    fit = [each.cost.memory_bytes <= memory for each in plan.candidates if each.cost.total_us <= 3 * cost.total_us]
+    assert sum(text.endswith("too much") for text in said) == fit[:8].count(False) > 0
+
+
+def test_nothing_of_the_picture_is_cut():
+    step, params, batch = PROGRAMS["experts"]
+    figure = jbdot.plan_program(step, {"data": 4, "model": 2}, params, params, batch, hardware="v5e").plot()
+    FigureCanvasAgg(figure).draw()
+    width, height = figure.bbox.width, figure.bbox.height
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert min(box.x0, box.y0) >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
 
 
 def test_plans_are_the_same_each_time():

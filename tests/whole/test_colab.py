@@ -21,6 +21,7 @@ NAMES = {
     "fast_on_one_device",
     "tpu_pod_from_a_laptop",
     "multi_device_throughput",
+    "shard_a_model",
 }
 HERE = [place for place in (f"/{COLAB.parts[1]}/", str(Path.home())) if len(place) > 2]  # a home may be /
 MACHINE = re.compile(  # an absolute path, wherever a word does not go on with it; a kernel's file; a package index
