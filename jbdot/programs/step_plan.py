@@ -137,7 +137,7 @@ class StepPlans:
 
     def plan(self, args: Any, kwargs: Any, topology: str | None, hardware: Hardware | None) -> StepPlan:
         """Plans a call; what is planned for the devices here is what a call runs from then on."""
-        plan = self._call(args, kwargs).planned(max(self._tries, 1), topology, hardware)
+        plan = self._call(args, kwargs).planned(self._tries, topology, hardware)
         key = self._key(args, kwargs)
         if topology is None and key is not None and not isinstance(plan.before.mesh, AbstractMesh):
             self._found[key] = plan
@@ -255,6 +255,7 @@ class _Call:
         trials: list[Trial] = []
         good: list[tuple[CommunicationReport, Callable[..., Any]]] = []
         left = self.left or ("" if before.rows else "left alone: it sends nothing")
+        left = left or ("" if tries else "left alone: with tries=0 nothing else is compiled")
         if not left:
             for name, run in itertools.islice(self._candidates(before, topology), tries):
                 trial = _tried(name, self._of(run), before, topology)

@@ -148,6 +148,12 @@ def alone():
     yield pytest.param(calls_back, (x, x), "must not call the host")
 
 
+def test_without_tries_only_the_plain_step_is_compiled():
+    plan = jbdot.optimize(jax.jit(descended), tries=0).plan(*wide())
+    assert not plan.is_planned
+    assert "tries=0" in str(plan)
+
+
 @pytest.mark.parametrize(("function", "args", "why"), list(alone()))
 def test_a_step_that_is_left_alone_says_why(function, args, why):
     step = jax.jit(function)
