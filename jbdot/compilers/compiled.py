@@ -180,7 +180,7 @@ class Compiler:
         """
         with tpu_costs.lowered_for(hardware.of_topology(self.topology).short):
             lowered = traced.lower(lowering_platforms=(self.platform,))
-        results, structure = jax.tree.flatten(lowered.out_info)
+        results, structure = jax.tree.flatten(traced.out_info)
         task = {
             "topology": self.topology,
             "num_slices": self.num_slices,

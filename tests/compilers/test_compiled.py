@@ -7,6 +7,7 @@ import jax
 import pytest
 from jax import lax
 from jax import numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -167,6 +168,14 @@ def test_the_compilers_own_choice_of_a_result_is_told():
     assert written((("x",), ("y",))) == made.out
     assert made.bytes_sent == 0
     assert made.estimated_us > 0
+
+
+@installed
+def test_a_result_whose_layout_the_program_says():
+    x = jax.ShapeDtypeStruct((256, 128), "float32")
+    made = jbdot.compile_for("v5e:2x2", lambda x: with_layout_constraint(x @ x.T, Layout(major_to_minor=(1, 0))), x)
+    assert made.flops == 2 * 256 * 256 * 128
+    assert "f32[256,256]{0,1" in made.text
 
 
 @installed
