@@ -27,7 +27,7 @@ def programs(kinds: list[str], only: str) -> Iterator[tuple[str, Callable[[], tu
 
     import jbdot
     from benchmarks.peers import operands
-    from benchmarks.programs import PROGRAMS
+    from benchmarks.recorded import PROGRAMS
     from benchmarks.workloads import cases
 
     def of_case(case: Any, way: str) -> tuple[Callable[..., Any], Any]:

@@ -36,6 +36,7 @@ def row(program: str, layout: str, on: str, tries: int = TRIES) -> Row:
     make, layouts = sharded.PROGRAMS[program]
     mesh = sharded.devices() if on == "cpu" else sharded.abstract()
     step, args = make(sharded.Layout(mesh, ON[on], layouts[layout]))
+    step = step if hasattr(step, "lower") else jax.jit(step)
     plan = jbdot.optimize(step, tries=tries).plan(*args, topology=None if on == "cpu" else on)
     return {
         "program": program,

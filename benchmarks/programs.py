@@ -1,286 +1,424 @@
-"""Twenty programs as people write them, none of which heard of jbdot: what `jbdot.optimize` is measured on.
+"""Plans of whole programs beside the layouts of people, by the TPU compiler (`python -m benchmarks.programs`).
 
-Each is a function of nothing that gives (function, operands): the function is to be jitted, operands are drawn standard
-normal from one seed, scaled so that results stay in range. A call takes 1 to some 100 ms on 2 cores.
+Each model of `benchmarks.models`, forward, backward and update, is compiled for two topologies in each of its layouts,
+as their users write them, and as `jbdot.plan_program` plans it with the compiler as its witness. Bytes, FLOPs and
+memory are those of the compiled text, of one device; times are the compiler's estimate of all but collectives, and an
+estimate of what those take, one after another. The bound is a time that nothing can beat by these figures: FLOPs at the
+peak, or arguments and results read or written once, and nothing sent. Nothing was run on a TPU.
+Rows are appended as they are made; the same command goes on where it was stopped.
+
+`--check` compiles nothing for TPUs: it runs three steps of each model at a tiny size, planned, on the devices here, and
+on one.
 """
 
-from collections.abc import Callable
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import jax
 import numpy as np
-from jax import lax
-from jax import numpy as jnp
+import rich.console
+import rich.progress
+from jax.sharding import AbstractMesh, AxisType
 
-Program = tuple[Callable[..., Any], tuple[Any, ...]]
+import jbdot
+from benchmarks import models
+from benchmarks.models import MESHES, MODELS
+from benchmarks.timing import machine
+from jbdot.core.text import bytes_text
+from jbdot.hardware import Hardware, of_topology
+from jbdot.programs import witness
+from jbdot.programs.communication_report import CommunicationReport
+from jbdot.programs.labels import Flow
+from jbdot.programs.layout_search import Candidate
+
+RESULTS: Final = Path(__file__).parent / "results"
+PLAN: Final = "plan_program"
+CLOSE: Final = 1.05  # how much longer than the best of the others the plan may be estimated to take
+Row = dict[str, Any]
+Case = tuple[str, str, str]  # program, topology, layout
 
 
-def drawn(*shapes: tuple[int, ...], dtype: str = "float32") -> tuple[jax.Array, ...]:
-    """Arrays standard normal, each divided by the root of its size before the last axis."""
-    rng = np.random.default_rng(0)
-    return tuple(
-        jnp.asarray(rng.standard_normal(shape, np.float32) / (shape[-2] if len(shape) > 1 else 1) ** 0.5, dtype)
-        for shape in shapes
+def cases() -> list[Case]:
+    """Lists all that is compiled: first topologies first, so that each program is there early."""
+    return [
+        (program, model.on[turn], layout)
+        for turn in (0, 1)
+        for program, model in MODELS.items()
+        for layout in (*model.layouts, PLAN)
+    ]
+
+
+def abstract(topology: str) -> AbstractMesh:
+    """Makes the mesh of a topology, without devices."""
+    sizes = MESHES[topology]
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def row(program: str, on: str, layout: str, timeout_s: float) -> Row:
+    """Compiles a program in a layout."""
+    start = time.perf_counter()
+    found = planned(program, on, timeout_s) if layout == PLAN else laid_out(program, on, layout, timeout_s)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"program": program, "on": on, "layout": layout, "seconds": seconds, **found}
+
+
+def laid_out(program: str, on: str, layout: str, timeout_s: float) -> Row:
+    """Compiles a program as its users write it."""
+    try:
+        step, args = models.made(program, abstract(on), layout)
+        return figures(jbdot.communication(step, *args, topology=on, mesh=abstract(on), timeout_s=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        return {"refused": " ".join(str(error).split())[:300]}
+
+
+def figures(report: CommunicationReport) -> Row:
+    """Takes what is kept of a report."""
+    return {
+        "sent": report.sent,
+        "flops": report.flops,
+        "temporaries": report.temp_bytes,
+        "arguments": report.argument_bytes,
+        "memory": report.memory_bytes,
+        "fits": report.fits,
+        "compute_us": round(report.compute_us or 0.0, 1),
+        "sending_us": round(report.sending_us, 1),
+        "step_us": round(report.step_us, 1),
+    }
+
+
+def planned(program: str, on: str, timeout_s: float) -> Row:
+    """Plans a program, with the compiler as the witness."""
+    step, args = models.made(program, abstract(on))
+    mesh = MESHES[on]
+    hardware = of_topology(on)
+    function = step.__wrapped__  # type: ignore[attr-defined]
+    start = time.perf_counter()
+    alone = jbdot.plan_program(function, mesh, *args, hardware=hardware)
+    searched_s = time.perf_counter() - start
+    flow = alone.traced.flow
+    found = {
+        "search_s": round(searched_s, 1),
+        "looked": alone.looked,
+        "bound_us": round(bound_us(flow, math.prod(mesh.values()), hardware), 1),
+    }
+    try:
+        plan = jbdot.plan_program(function, mesh, *args, topology=on)
+    except RuntimeError as error:
+        return {**found, "refused": " ".join(str(error).split())[:300]}
+    first = next(
+        each for each in plan.witnesses if each.candidate.cost == alone.winner.cost and each.between == "moved"
     )
-
-
-def descended(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A step of gradient descent on the first argument."""
-
-    def step(params: Any, *args: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(params, *args)
-        return value, jax.tree.map(lambda p, g: p - (0.01 * g).astype(p.dtype), params, gradient)
-
-    return step
-
-
-def attend(q: Any, k: Any, v: Any) -> Any:
-    """Attention, heads beside the features."""
-    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-def block(params: Any, x: Any) -> Any:
-    """A transformer block of 4 heads without normalization."""
-    wq, wk, wv, wo, up, down = params
-    q, k, v = (jnp.einsum("btm,mhd->bthd", x, w.reshape(w.shape[0], 4, -1)) for w in (wq, wk, wv))
-    x = x + jnp.einsum("bthd,hdm->btm", attend(q, k, v), wo.reshape(4, -1, wo.shape[-1]))
-    return x + jax.nn.gelu(x @ up) @ down
-
-
-def transformer(dtype: str) -> Program:
-    """A training step of two blocks."""
-    shapes = [(128, 128)] * 4 + [(128, 512), (512, 128)]
-    params = [drawn(*shapes, dtype=dtype)] * 2
-
-    def loss(params: Any, x: Any) -> Any:
-        for one in params:
-            x = block(one, x)
-        return jnp.mean(jnp.square(x.astype(jnp.float32)))
-
-    return descended(loss), (params, *drawn((8, 64, 128), dtype=dtype))
-
-
-def mlp() -> Program:
-    """A training step of a perceptron of four layers."""
-
-    def loss(params: Any, x: Any) -> Any:
-        for w in params:
-            x = jnp.tanh(x @ w)
-        return jnp.mean(jnp.square(x))
-
-    return descended(loss), (drawn(*[(256, 256)] * 4), *drawn((512, 256)))
-
-
-def lora() -> Program:
-    """A training step of low-rank adapters beside a frozen matrix."""
-
-    def loss(params: Any, w: Any, x: Any) -> Any:
-        a, b = params
-        return jnp.mean(jnp.square(x @ w + x @ a @ b))
-
-    return descended(loss), (drawn((512, 8), (8, 512)), *drawn((512, 512), (1024, 512)))
-
-
-def recurrent() -> Program:
-    """Gradients of a recurrent network over 64 steps."""
-
-    def loss(params: Any, xs: Any) -> Any:
-        w, u = params
-        state, _ = lax.scan(lambda h, x: (jnp.tanh(h @ w + x @ u), None), jnp.zeros((32, 128)), xs)
-        return jnp.mean(jnp.square(state))
-
-    return descended(loss), (drawn((128, 128), (64, 128)), *drawn((64, 32, 64)))
-
-
-def gated() -> Program:
-    """Gradients of a gated recurrent unit, mapped over its batch."""
-
-    def cell(params: Any, h: Any, x: Any) -> Any:
-        wz, uz, wh, uh = params
-        z = jax.nn.sigmoid(h @ wz + x @ uz)
-        return (1 - z) * h + z * jnp.tanh(h @ wh + x @ uh)
-
-    def one(params: Any, xs: Any) -> Any:
-        return lax.scan(lambda h, x: (cell(params, h, x), None), jnp.zeros(64), xs)[0]
-
-    def loss(params: Any, xs: Any) -> Any:
-        return jnp.mean(jnp.square(jax.vmap(one, (None, 0))(params, xs)))
-
-    return descended(loss), (drawn((64, 64), (32, 64), (64, 64), (32, 64)), *drawn((64, 32, 32)))
-
-
-def capsules() -> Program:
-    """Routing between capsules, three rounds."""
-
-    def route(w: Any, u: Any) -> Any:
-        hat = jnp.einsum("ijdk,bik->bjid", w, u)
-        logits = jnp.zeros(hat.shape[:3])
-        for _ in range(3):
-            v = jnp.einsum("bji,bjid->bjd", jax.nn.softmax(logits, 1), hat)
-            v = v / (1 + jnp.linalg.norm(v, axis=-1, keepdims=True))
-            logits = logits + jnp.einsum("bjd,bjid->bji", v, hat)
-        return v
-
-    return descended(lambda w, u: jnp.mean(jnp.square(route(w, u)))), drawn((288, 10, 16, 8), (16, 288, 8))
-
-
-def decode() -> Program:
-    """One token of decoding with a cache of keys and values in bfloat16."""
-
-    def step(q: Any, keys: Any, values: Any) -> Any:
-        weights = jax.nn.softmax(jnp.einsum("bhd,bshd->bhs", q, keys))
-        return jnp.einsum("bhs,bshd->bhd", weights, values)
-
-    return step, drawn((8, 12, 64), (8, 1024, 12, 64), (8, 1024, 12, 64), dtype="bfloat16")
-
-
-def kalman() -> Program:
-    """4,096 Kalman filters of four states, over 16 steps."""
-
-    def filtered(p: Any, x: Any, f: Any, z: Any) -> Any:
-        def step(carry: Any, z: Any) -> Any:
-            x, p = carry
-            x, p = f @ x, f @ p @ f.T + 0.01 * jnp.eye(4)
-            gain = p / (1 + jnp.trace(p))
-            return (x + gain @ (z - x), p - gain @ p), None
-
-        return lax.scan(step, (x, p), z)[0]
-
-    p, x, f, z = drawn((4096, 4, 4), (4096, 4), (4096, 4, 4), (4096, 16, 4))
-    return jax.vmap(filtered), (p @ p.swapaxes(1, 2), x, f / 2, z)
-
-
-def factorized() -> Program:
-    """A gradient step of matrix factorization."""
-
-    def loss(params: Any, ratings: Any) -> Any:
-        users, items = params
-        return jnp.mean(jnp.square(users @ items.T - ratings))
-
-    return descended(loss), (drawn((1024, 32), (768, 32)), *drawn((1024, 768)))
-
-
-def power() -> Program:
-    """Power iteration on a covariance."""
-
-    def iterate(x: Any, v: Any) -> Any:
-        covariance = x.T @ x
-        return lax.fori_loop(0, 20, lambda _, v: jnp.linalg.qr(covariance @ v)[0], v)
-
-    return iterate, drawn((2048, 256), (256, 8))
-
-
-def gaussian() -> Program:
-    """The gradient of a Gaussian process' marginal likelihood."""
-
-    def loss(scale: Any, x: Any, y: Any) -> Any:
-        square = jnp.sum(x * x, 1)
-        kernel = jnp.exp(-(scale[0] ** 2) * (square[:, None] + square[None] - 2 * x @ x.T)) + 0.1 * jnp.eye(len(x))
-        factor = jnp.linalg.cholesky(kernel)
-        solved = jax.scipy.linalg.solve_triangular(factor, y, lower=True)
-        return jnp.sum(solved**2) + jnp.sum(jnp.log(jnp.diag(factor)))
-
-    return jax.value_and_grad(loss), drawn((1,), (256, 8), (256, 1))
-
-
-def experts() -> Program:
-    """A training step of a layer of eight experts with soft routing."""
-
-    def loss(params: Any, x: Any) -> Any:
-        gate, up, down = params
-        weights = jax.nn.softmax(x @ gate)
-        hidden = jax.nn.relu(jnp.einsum("td,edf->tef", x, up))
-        return jnp.mean(jnp.square(jnp.einsum("te,tef,efd->td", weights, hidden, down)))
-
-    return descended(loss), (drawn((64, 8), (8, 64, 128), (8, 128, 64)), *drawn((512, 64)))
-
-
-def linear_attention() -> Program:
-    """Gradients of attention without a softmax."""
-
-    def loss(params: Any, x: Any) -> Any:
-        q, k, v = (jnp.einsum("btm,mhd->bthd", x, w) for w in params)
-        state = jnp.einsum("bthd,bthe->bhde", jax.nn.elu(k) + 1, v)
-        return jnp.mean(jnp.square(jnp.einsum("bthd,bhde->bthe", jax.nn.elu(q) + 1, state)))
-
-    return descended(loss), (drawn(*[(128, 4, 32)] * 3), *drawn((8, 256, 128)))
-
-
-def mixer() -> Program:
-    """A training step of a mixer block: one product along tokens, one along features."""
-
-    def loss(params: Any, x: Any) -> Any:
-        a, b, c, d = params
-        x = x + jnp.einsum("us,bsf->buf", b.T, jax.nn.gelu(jnp.einsum("ts,btf->bsf", a, x)))
-        return jnp.mean(jnp.square(x + jax.nn.gelu(x @ c) @ d))
-
-    return descended(loss), (drawn((64, 128), (128, 64), (128, 256), (256, 128)), *drawn((16, 64, 128)))
-
-
-def convolutional() -> Program:
-    """A training step of a convolution, and a matrix behind it."""
-
-    def loss(params: Any, x: Any) -> Any:
-        kernel, w = params
-        x = lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return jnp.mean(jnp.square(jax.nn.relu(x).reshape(len(x), -1) @ w))
-
-    return descended(loss), (drawn((3, 3, 8, 16), (3136, 10)), *drawn((32, 28, 28, 8)))
-
-
-def graph() -> Program:
-    """A training step of a network on dense graphs."""
-
-    def loss(params: Any, edges: Any, x: Any) -> Any:
-        for w in params:
-            x = jax.nn.relu(jnp.einsum("bij,bjf,fg->big", edges, x, w))
-        return jnp.mean(x)
-
-    return descended(loss), (drawn((64, 64), (64, 64)), *drawn((32, 64, 64), (32, 64, 64)))
-
-
-def hessian() -> Program:
-    """The Hessian of a small logistic regression."""
-
-    def loss(w: Any, x: Any) -> Any:
-        return jnp.mean(jnp.logaddexp(0, x @ w)) + jnp.sum(w * w)
-
-    return jax.hessian(loss), drawn((64,), (2048, 64))
-
-
-def checkpointed() -> Program:
-    """A training step of eight layers, each recomputed but for its dots."""
-
-    def loss(params: Any, x: Any) -> Any:
-        def layer(x: Any, w: Any) -> Any:
-            return jnp.tanh(x @ w), None
-
-        policy = jax.checkpoint_policies.dots_saveable
-        return jnp.mean(lax.scan(jax.checkpoint(layer, policy=policy), x, params)[0] ** 2)
-
-    return descended(loss), (*drawn((8, 128, 128)), *drawn((256, 128)))
-
-
-PROGRAMS: Final[dict[str, Callable[[], Program]]] = {
-    "mlp": mlp,
-    "transformer, float32": lambda: transformer("float32"),
-    "transformer, bfloat16": lambda: transformer("bfloat16"),
-    "lora": lora,
-    "recurrent": recurrent,
-    "gated": gated,
-    "capsules": capsules,
-    "decode, bfloat16": decode,
-    "kalman": kalman,
-    "factorized": factorized,
-    "power": power,
-    "gaussian": gaussian,
-    "experts": experts,
-    "linear attention": linear_attention,
-    "mixer": mixer,
-    "convolutional": convolutional,
-    "graph": graph,
-    "hessian": hessian,
-    "checkpointed": checkpointed,
-    "mapped mlp": lambda: (jax.vmap(mlp()[0], (0, None)), ([jnp.stack([w, w]) for w in mlp()[1][0]], mlp()[1][1])),
-}
+    best = plan.witnesses[0]
+    return {
+        **found,
+        **figures(best.report),
+        "way": f"{best.candidate.name}; told of {witness.BETWEEN[best.between]}",
+        "expected": estimates(best.candidate),
+        "first": {} if first.report is None else {**figures(first.report), "expected": estimates(first.candidate)},
+        "witnesses": [
+            [each.candidate.name, each.between, each.report and round(each.report.step_us, 1)]
+            for each in plan.witnesses
+        ],
+    }
+
+
+def estimates(candidate: Candidate) -> Row:
+    """Takes what a layout was estimated to cost."""
+    cost = candidate.cost
+    return {
+        "sent": cost.bytes_sent,
+        "flops": cost.flops,
+        "temporaries": cost.temp_bytes,
+        "memory": cost.memory_bytes,
+        "compute_us": round(cost.compute_us, 1),
+        "step_us": round(cost.total_us, 1),
+    }
+
+
+def bound_us(flow: Flow, devices: int, hardware: Hardware) -> float:
+    """Gives a time that nothing can beat: the FLOPs at the peak, or arguments and results from memory once."""
+    flops = sum(operation.flops * operation.times for operation in flow.operations)
+    touched = sum(math.prod(x.shape) * x.item_bytes for x in (*flow.arguments, *flow.results))
+    return hardware.compute_us(flops / devices, "bfloat16", touched / devices)
+
+
+# What is promised, and what is kept of it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a program for a topology: its plan beside the layouts that people give it."""
+
+    program: str
+    on: str
+    plan: Row | None
+    hand: dict[str, Row]  # those that the compiler takes and that fit
+    refused: tuple[str, ...]
+
+    @property
+    def best(self) -> str:
+        """Names the fastest by hand; empty where none fits."""
+        return min(self.hand, key=lambda name: self.hand[name]["step_us"], default="")
+
+    def ratio(self, layout: str) -> float | None:
+        """Says how many times as long as the plan a layout takes."""
+        if self.plan is None or "step_us" not in self.plan or layout not in self.hand:
+            return None
+        return self.hand[layout]["step_us"] / self.plan["step_us"]
+
+
+def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+    """Joins the rows of each program and topology."""
+    found: list[Outcome] = []
+    for program, model in MODELS.items():
+        for on in model.on:
+            here = {one["layout"]: one for one in rows if (one["program"], one["on"]) == (program, on)}
+            hand = {name: one for name, one in here.items() if name != PLAN}
+            fits = {name: one for name, one in hand.items() if one.get("fits")}
+            if here:
+                found.append(Outcome(program, on, here.get(PLAN), fits, tuple(sorted({*hand} - {*fits}))))
+    return found
+
+
+def summary(found: Sequence[Outcome]) -> list[tuple[str, str]]:
+    """Writes the facts of all rows, as (what, how many)."""
+    both = [(one, one.plan) for one in found if one.plan is not None and one.hand]
+    ratios = [ratio for one, _ in both if (ratio := one.ratio(one.best)) is not None]
+    tutorial = [ratio for one, _ in both if (ratio := one.ratio(MODELS[one.program].tutorial)) is not None]
+    none = [ratio for one, _ in both if not MODELS[one.program].tutorial and (ratio := one.ratio(one.best)) is not None]
+    bounds = [plan["step_us"] / plan["bound_us"] for _, plan in both if plan.get("step_us")]
+    first = [plan["first"] for _, plan in both if plan.get("first")]
+    near = [one["step_us"] / one["expected"]["step_us"] for one in first]
+    close = [
+        abs(one["sent"] - one["expected"]["sent"]) <= 0.1 * max(one["sent"], one["expected"]["sent"]) for one in first
+    ]
+    alone = [one.hand[one.best]["step_us"] / plan["first"]["step_us"] for one, plan in both if plan.get("first")]
+    fits = [plan for _, plan in both if plan.get("fits")]
+    over = [one for one, _ in both if (ratio := one.ratio(one.best)) is not None and ratio * CLOSE < 1]
+    return [
+        ("programs, with a topology", f"{len(both)}"),
+        ("the plan fits where a layout by hand does", f"{len(fits)} of {len(both)}"),
+        ("the best by hand over the plan: geometric mean, least, most", _spread(ratios)),
+        (
+            f"the plan takes over {CLOSE} times the best by hand",
+            ", ".join(f"{x.program} on {x.on}" for x in over) or "0",
+        ),
+        ("the layout of a tutorial over the plan", _spread(tutorial)),
+        ("the best by hand over the plan, where there is no tutorial", _spread(none)),
+        ("the best by hand over the plan by estimates alone, nothing compiled", _spread(alone)),
+        ("the plan over the bound", _spread(bounds)),
+        ("the compiler's time over the plan's own estimate", _spread(near)),
+        ("the plan's own estimate of bytes is within 10 %", f"{sum(close)} of {len(close)}"),
+    ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{statistics.geometric_mean(values):.3g}, {min(values):.3g}, {max(values):.3g} ({len(values)})"
+
+
+def report(rows: Sequence[Row], facts: dict[str, Any]) -> str:
+    """Writes what was found."""
+    found = outcomes(rows)
+    text = ["# Plans of whole programs, by the TPU compiler", ""]
+    text += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
+    text += [(__doc__ or "").partition("\n\n")[2].strip(), "", "| what | how many |", "|---|---|"]
+    text += [f"| {what} | {number} |" for what, number in summary(found)]
+    text += ["", "## Each program, ms", ""]
+    head = ("program", "on", "bound", "plan", "what is planned", "best by hand", "of a tutorial", "by hand over plan")
+    text += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for one in found:
+        plan = one.plan or {}
+        way = plan.get("way") or plan.get("refused") or "not asked"
+        tutorial = one.hand.get(MODELS[one.program].tutorial)
+        ratio = one.ratio(one.best)
+        cells = (
+            one.program,
+            one.on,
+            _ms(plan.get("bound_us")),
+            _ms(plan.get("step_us")),
+            way[:120],
+            f"{_ms(one.hand[one.best]['step_us'])}, {one.best}" if one.best else "none fits",
+            _ms(tutorial["step_us"]) if tutorial else "-",
+            f"{ratio:.3g}" if ratio else "-",
+        )
+        text.append(f"| {' | '.join(cells)} |")
+    text += ["", "## All rows", "", *_table(rows), ""]
+    return "\n".join(text)
+
+
+def _ms(us: float | None) -> str:
+    return "-" if us is None else f"{us / 1e3:,.3g}"
+
+
+def _table(rows: Iterable[Row]) -> list[str]:
+    head = ("program", "on", "layout", "ms: computing + sending", "sent", "TFLOP", "temporaries", "memory", "seconds")
+    found = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for one in sorted(rows, key=lambda one: (list(MODELS).index(one["program"]), one["on"])):
+        cells = [one["program"], one["on"], one["layout"]]
+        if "refused" in one:
+            cells += [f"refused: {_cause(one['refused'])}", *["-"] * 4]
+        else:
+            needed = bytes_text(one["memory"]) + ("" if one["fits"] else ", too much")
+            cells += [
+                f"{_ms(one['step_us'])} = {_ms(one['compute_us'])} + {_ms(one['sending_us'])}",
+                bytes_text(one["sent"]),
+                f"{one['flops'] / 1e12:.3g}" if one["flops"] else "-",
+                bytes_text(one["temporaries"]),
+                needed,
+            ]
+        found.append(f"| {' | '.join([*cells, str(one['seconds'])])} |")
+    return found
+
+
+def _cause(words: str) -> str:
+    if "does not fit" in words or "memory" in words:
+        return "does not fit into the memory"
+    return words[:80].replace("|", "/")
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draws the time of each layout by hand and of the plan, over the bound."""
+    from matplotlib.figure import Figure
+
+    found = [one for one in outcomes(rows) if one.plan and "bound_us" in one.plan]
+    figure = Figure(figsize=(9, 1.6 + 0.36 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for place, one in enumerate(found):
+        plan = one.plan or {}
+        bound = plan["bound_us"]
+        marks = [(one.hand.values(), "o", "tab:gray", "by hand"), ([plan], "D", "tab:blue", PLAN)]
+        tutorial = MODELS[one.program].tutorial
+        marks.insert(1, ([one.hand[tutorial]] if tutorial in one.hand else [], "o", "tab:orange", "of a tutorial"))
+        for rows_, mark, colour, label in marks:
+            times = [row["step_us"] / bound for row in rows_ if "step_us" in row]
+            axes.plot(times, [place] * len(times), mark, color=colour, label=label if place == 0 else None, ls="none")
+    axes.set_yticks(range(len(found)), [f"{one.program}, {one.on}" for one in found], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.grid(axis="x", alpha=0.4)
+    axes.set_xlabel("times the lower bound, estimated by the TPU compiler; no TPU has confirmed it")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+# The right numbers, on the devices that are here.
+
+
+def check(program: str, shape: tuple[int, int], steps: int = 3) -> float:
+    """Runs steps of a model at its tiny size, planned over devices and on one; gives the largest relative difference.
+
+    What both give is compared with the size of the largest number of each array.
+    """
+    mesh = jax.make_mesh(shape, models.BOTH, axis_types=(AxisType.Auto,) * 2)
+    step, shapes = models.made(program, mesh, sizes=MODELS[program].tiny, dtype="float32")
+    function = step.__wrapped__  # type: ignore[attr-defined]
+    plan = jbdot.plan_program(function, mesh, *shapes, hardware=slow())
+    planned, alone = plan(function), jax.jit(function)
+    args = arrays(shapes)
+    ours = theirs = args
+    for _ in range(steps):
+        one, other = planned(*ours), alone(*theirs)
+        ours, theirs = _next(one, ours, plan), _next(other, theirs, plan)
+    return max(map(_difference, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def slow() -> Hardware:
+    """Describes devices so slow that what is tiny is cut too."""
+    return dataclasses.replace(of_topology("v5e:4x4"), peak={"float32": 1e9, "bfloat16": 1e9}, start_us=0.0, hop_us=0.0)
+
+
+def arrays(shapes: Any) -> Any:
+    """Draws arguments: standard normal over the root of their width, and small numbers; second moments are positive."""
+    rng = np.random.default_rng(0)
+
+    def draw_one(x: Any) -> Any:
+        if not np.issubdtype(x.dtype, np.floating):
+            return np.asarray(rng.integers(0, 4, x.shape), x.dtype)
+        return np.abs(rng.standard_normal(x.shape)).astype(x.dtype) / (x.shape[0] if x.shape else 1) ** 0.5
+
+    return jax.tree.map(draw_one, shapes)
+
+
+def _next(results: Any, args: tuple[Any, ...], plan: jbdot.ProgramPlan) -> tuple[Any, ...]:
+    """Puts the state that comes back in the place of the arguments that it was."""
+    count = len(plan.state)
+    back = iter(results) if count > 1 else iter([results[-1] if isinstance(results, tuple) else results])
+    return tuple(next(back) if at in plan.state else one for at, one in enumerate(args))
+
+
+def _difference(one: Any, other: Any) -> float:
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return math.inf
+    return float(np.abs(one - other).max(initial=0.0) / max(np.abs(other).max(initial=0.0), 1e-30))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compiles what is not there yet, and writes the report."""
+    parser = argparse.ArgumentParser("python -m benchmarks.programs", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS), help="these programs")
+    parser.add_argument("--on", nargs="+", choices=MESHES, default=list(MESHES))
+    parser.add_argument("--layouts", nargs="+", help="these layouts (all, and the plan)")
+    parser.add_argument("--seconds", type=float, default=7200, help="begin no row after so long (%(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=300, help="seconds that a program may be compiled (%(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="start over, instead of going on")
+    parser.add_argument("--check", action="store_true", help="compare numbers, on the devices here")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    console = rich.console.Console(stderr=True)
+    if options.check:
+        return _checked(options.only, console)
+    path = options.results / f"programs-jax-{jax.__version__}.jsonl"
+    if options.fresh:
+        path.unlink(missing_ok=True)
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(one["program"], one["on"], one["layout"]) for one in known}
+    asked = [
+        case
+        for case in cases()
+        if case not in done
+        and case[0] in options.only
+        and case[1] in options.on
+        and (not options.layouts or case[2] in options.layouts)
+    ]
+    end = time.monotonic() + options.seconds
+    with rich.progress.Progress(console=console) as bar, path.open("a") as file:
+        for case in bar.track(asked, description="compiling"):
+            if time.monotonic() > end:
+                break
+            known.append(row(*case, options.timeout))
+            print(json.dumps(known[-1]), file=file, flush=True)
+            console.print(f"{', '.join(case)}: {known[-1]['seconds']} s", highlight=False)
+    facts = {name: machine()[name] for name in ("jax", "jaxlib", "jbdot")}
+    path.with_suffix(".md").write_text(report(known, facts))
+    draw(known, path.with_suffix(".png"))
+    console.print(f"written: {path.with_suffix('.md')}", highlight=False)
+    return 0
+
+
+def _checked(programs: Sequence[str], console: Any) -> int:
+    """Compares the numbers of all programs, and says how far they are apart."""
+    count = len(jax.devices())
+    worst = 0.0
+    for program in programs:
+        start = time.perf_counter()
+        far = check(program, (count // 2, 2) if count < 16 else (4, count // 4))
+        worst = max(worst, far)
+        console.print(f"{program} on {count} devices: {far:.2g}, {time.perf_counter() - start:.1f} s", highlight=False)
+    return int(not worst < 1e-3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

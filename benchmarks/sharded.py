@@ -1,10 +1,12 @@
 """Whole programs over a mesh of (data, model), each in the layouts that people give it: what is asked of programs.
 
-A program is a function of nothing but its layout that gives (step, arguments): the arguments are shapes with
-NamedShardings, the step is what a user would jit. Sizes are small, so that a compiler takes seconds.
+A program is a function of its layout, and of sizes, that gives (step, arguments): the arguments are shapes with
+NamedShardings, the step is what a user would jit. Sizes are small unless others are given, so that a compiler takes
+seconds; `benchmarks.models` has larger ones.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -25,21 +27,45 @@ class Layout:
     Attributes:
         mesh: Of any devices.
         dtype: Of parameters and activations.
-        specs: A PartitionSpec for each kind of array, by the program's own names.
+        specs: A PartitionSpec for each kind of array, by the program's own names; what does not divide is not cut.
+        is_open: Whether arrays that it does not name are the compiler's to place; else they are whole.
+        with_adam: Whether steps are of Adam, with parameters in float32; else of plain descent.
     """
 
     mesh: Mesh | AbstractMesh
     dtype: str
     specs: Mapping[str, P]
+    is_open: bool = False
+    with_adam: bool = False
 
     def array(self, kind: str, *shape: int, dtype: Any = None) -> jax.ShapeDtypeStruct:
         """Says what an argument is."""
-        sharding = NamedSharding(self.mesh, self.specs.get(kind, P()))
+        is_left = self.is_open and kind not in self.specs
+        sharding = None if is_left else self._sharding(kind, shape)
         return jax.ShapeDtypeStruct(shape, dtype or self.dtype, sharding=sharding)
 
     def kept(self, kind: str, x: Any) -> Any:
         """Constrains an activation, where the layout names it."""
-        return lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.specs[kind])) if kind in self.specs else x
+        return lax.with_sharding_constraint(x, self._sharding(kind, x.shape)) if kind in self.specs else x
+
+    def _sharding(self, kind: str, shape: tuple[int, ...]) -> NamedSharding:
+        spec = self.specs.get(kind, P())
+        cut = [axes if size % self._parts(axes) == 0 else None for size, axes in zip(shape, spec, strict=False)]
+        return NamedSharding(self.mesh, P(*cut))
+
+    def _parts(self, axes: Any) -> int:
+        return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+    def trained(self, loss: Callable[..., Any], params: Any, *data: Any) -> Made:
+        """Makes the training step of a loss, and its arguments."""
+        if not self.with_adam:
+            return descended(loss), (params, *data)
+        masters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float32", sharding=x.sharding), params)
+        state = masters, {"first": masters, "second": masters}
+        shardings = None if self.is_open else jax.tree.map(lambda x: x.sharding, state)
+        step = adam(loss, jax.tree.map(lambda x: x.dtype, params))
+        options = {} if shardings is None else {"out_shardings": (*shardings, None)}
+        return jax.jit(step, donate_argnums=(0, 1), **options), (*state, *data)
 
 
 def abstract() -> AbstractMesh:
@@ -62,22 +88,35 @@ def descended(loss: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(step, donate_argnums=0)
 
 
+def adam(loss: Callable[..., Any], dtypes: Any) -> Callable[..., Any]:
+    """Makes a step of Adam: parameters and both moments in float32, the loss of what they are cast to."""
+
+    def step(params: Any, moments: Any, *data: Any) -> Any:
+        def cast(params: Any) -> Any:
+            return loss(jax.tree.map(lambda p, dtype: p.astype(dtype), params, dtypes), *data)
+
+        value, gradient = jax.value_and_grad(cast)(params)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments["first"], gradient)
+        second = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, moments["second"], gradient)
+        params = jax.tree.map(lambda p, m, v: p - 1e-3 * m * lax.rsqrt(v + 1e-8), params, first, second)
+        return params, {"first": first, "second": second}, value
+
+    return step
+
+
 def squares(x: Any) -> Any:
     """Sums squares, in float32."""
     return jnp.mean(x.astype(jnp.float32) ** 2)
 
 
-def mlp(at: Layout) -> Made:
+def mlp(at: Layout, d: int = 512, f: int = 2048, batch: int = 1024) -> Made:
     """Two wide layers."""
 
     def loss(w: Any, x: Any) -> Any:
         hidden = at.kept("hidden", jax.nn.relu(x @ w["up"]))
         return squares(hidden @ w["down"])
 
-    return descended(loss), (
-        {"up": at.array("up", 512, 2048), "down": at.array("down", 2048, 512)},
-        at.array("x", 1024, 512),
-    )
+    return at.trained(loss, {"up": at.array("up", d, f), "down": at.array("down", f, d)}, at.array("x", batch, d))
 
 
 def transformer(at: Layout) -> Made:
@@ -105,7 +144,7 @@ def transformer(at: Layout) -> Made:
         "down": at.array("down", depth, f, d),
     }
     tokens = at.array("tokens", batch, length, dtype="int32")
-    return descended(loss), ({"blocks": blocks, "table": at.array("table", words, d)}, tokens)
+    return at.trained(loss, {"blocks": blocks, "table": at.array("table", words, d)}, tokens)
 
 
 def experts(at: Layout) -> Made:
@@ -128,12 +167,11 @@ def experts(at: Layout) -> Made:
         "up": at.array("up", count, d, f),
         "down": at.array("down", count, f, d),
     }
-    return descended(loss), (params, at.array("x", groups, tokens, d))
+    return at.trained(loss, params, at.array("x", groups, tokens, d))
 
 
-def lstm(at: Layout) -> Made:
-    """A recurrent layer over 64 steps."""
-    width, steps, batch = 256, 64, 64
+def lstm(at: Layout, width: int = 256, steps: int = 64, batch: int = 64) -> Made:
+    """A recurrent layer."""
 
     def loss(w: Any, x: Any) -> Any:
         def cell(state: Any, now: Any) -> tuple[Any, Any]:
@@ -147,7 +185,7 @@ def lstm(at: Layout) -> Made:
         return squares(lax.scan(cell, (zero, zero), x)[1])
 
     params = {"in": at.array("in", width, 4 * width), "back": at.array("back", width, 4 * width)}
-    return descended(loss), (params, at.array("x", steps, batch, width))
+    return at.trained(loss, params, at.array("x", steps, batch, width))
 
 
 def decode(at: Layout) -> Made:
@@ -175,17 +213,17 @@ def decode(at: Layout) -> Made:
     )
 
 
-def retrieval(at: Layout) -> Made:
+def retrieval(at: Layout, d: int = 128, count: int = 16384, batch: int = 256) -> Made:
     """Queries against a corpus that is cut over devices; the best of each row."""
 
     def best(queries: Any, corpus: Any) -> Any:
         scores = jnp.einsum("qd,nd->qn", queries, corpus)
         return scores.max(-1), jax.nn.softmax(scores.astype(jnp.float32)) @ corpus.astype(jnp.float32)
 
-    return best, (at.array("queries", 256, 128), at.array("corpus", 16384, 128))
+    return jax.jit(best), (at.array("queries", batch, d), at.array("corpus", count, d))
 
 
-def unet(at: Layout) -> Made:
+def unet(at: Layout, channels: int = 16, side: int = 32, batch: int = 32) -> Made:
     """Down, across and up again by convolutions, with a skip."""
 
     def conv(x: Any, w: Any, stride: int = 1) -> Any:
@@ -199,17 +237,16 @@ def unet(at: Layout) -> Made:
         return squares(conv(jnp.concatenate([high, first], -1), w["out"]))
 
     params = {
-        "in": at.array("w", 3, 3, 16, 64),
-        "down": at.array("w", 3, 3, 64, 128),
-        "across": at.array("w", 3, 3, 128, 128),
-        "out": at.array("w", 3, 3, 192, 16),
+        "in": at.array("w", 3, 3, channels, 4 * channels),
+        "down": at.array("w", 3, 3, 4 * channels, 8 * channels),
+        "across": at.array("w", 3, 3, 8 * channels, 8 * channels),
+        "out": at.array("w", 3, 3, 12 * channels, channels),
     }
-    return descended(loss), (params, at.array("x", 32, 32, 32, 16))
+    return at.trained(loss, params, at.array("x", batch, side, side, channels))
 
 
-def graph(at: Layout) -> Made:
+def graph(at: Layout, nodes: int = 2048, edges: int = 8192, d: int = 128) -> Made:
     """Messages along edges: a gather of nodes, a layer, a sum for each node."""
-    nodes, edges, d = 2048, 8192, 128
 
     def loss(w: Any, x: Any, ends: Any) -> Any:
         for layer in ("first", "second"):
@@ -218,7 +255,7 @@ def graph(at: Layout) -> Made:
         return squares(x)
 
     params = {name: at.array("w", 2 * d, d) for name in ("first", "second")}
-    return descended(loss), (params, at.array("x", nodes, d), at.array("ends", 2, edges, dtype="int32"))
+    return at.trained(loss, params, at.array("x", nodes, d), at.array("ends", 2, edges, dtype="int32"))
 
 
 _BLOCKS: Final = {  # of a transformer: [layers, in, out]

@@ -30,7 +30,15 @@ def constrained(closed: Any, steps: Block, at: At, before: Before) -> Any:
     return type(closed)(_Constraints(at, before).jaxpr(closed.jaxpr, steps), closed.consts)
 
 
-def placed(closed: Any, flow: Flow, costs: Costs, layout: Layout, mesh: Any, moved: bool = True) -> Any:
+def placed(
+    closed: Any,
+    flow: Flow,
+    costs: Costs,
+    layout: Layout,
+    mesh: Any,
+    moved: bool = True,
+    told: frozenset[Array] | None = None,
+) -> Any:
     """Returns a closed jaxpr whose arrays are where a layout has them.
 
     Args:
@@ -40,13 +48,15 @@ def placed(closed: Any, flow: Flow, costs: Costs, layout: Layout, mesh: Any, mov
         layout: Of all its arrays.
         mesh: Of devices, or abstract; its axes are Auto.
         moved: Whether the operands of a dot are told where they are for it; else XLA finds it by its result.
+        told: The arrays that are told where they are; by default all `Flow.anchors`.
     """
+    told = flow.anchors if told is None else told
 
     def named(sharding: Sharding) -> NamedSharding:
         return NamedSharding(mesh, partition_spec.written(sharding))
 
     def at(array: Array) -> NamedSharding | None:
-        return named(costs.home(layout, array)) if array in flow.anchors else None
+        return named(costs.home(layout, array)) if array in told else None
 
     def before(operation: Operation) -> tuple[NamedSharding | None, ...]:
         if operation.fuses or not moved:

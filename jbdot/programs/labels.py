@@ -84,6 +84,23 @@ class Inner:
 Block = list["Operation | Inner"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Turn:
+    """An array that a loop hands from turn to turn.
+
+    Attributes:
+        begin: As a turn is given it.
+        end: As it leaves it.
+        out: What comes of the loop.
+        times: How often the loop runs as a whole.
+    """
+
+    begin: Array
+    end: Array
+    out: Array
+    times: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Flow:
     """A program: its operations in order, those of loops once, and the label of each axis.
@@ -95,6 +112,7 @@ class Flow:
         steps: The same, nested as the jaxpr is: one for each equation.
         lives: Of each array the operation that makes it, -1 for an argument, and the last that needs it.
         unknown: Primitives whose axes are not known, and how many equations are of them.
+        turns: What loops carry.
     """
 
     arguments: tuple[Array, ...]
@@ -103,6 +121,7 @@ class Flow:
     steps: Block = dataclasses.field(repr=False)
     lives: dict[Array, tuple[int, int]] = dataclasses.field(repr=False)
     unknown: dict[str, int]
+    turns: tuple["Turn", ...] = dataclasses.field(repr=False)
     _joined: tuple[int, ...] = dataclasses.field(repr=False)
     _scanned: frozenset[int] = dataclasses.field(repr=False)
 
@@ -126,7 +145,8 @@ class Flow:
         lives = {array: (first, last) for array, (first, last) in reader.lives.items()}
         joined = reader.canonical([*arguments, *results])
         scanned = frozenset(joined[place] for place in reader.scanned)
-        return cls(arguments, results, tuple(reader.operations), steps, lives, dict(reader.unknown), joined, scanned)
+        operations, turns = tuple(reader.operations), tuple(reader.turns)
+        return cls(arguments, results, operations, steps, lives, dict(reader.unknown), turns, joined, scanned)
 
     @functools.cached_property
     def anchors(self) -> frozenset[Array]:
@@ -136,7 +156,12 @@ class Flow:
         """
         heavy = [operation for operation in self.operations if not operation.fuses]
         found = {array for operation in heavy for array, _ in (*operation.ins, *operation.outs)}
-        return frozenset(found.union(_carried(self.steps)))
+        return frozenset(found.union(self.carried))
+
+    @functools.cached_property
+    def carried(self) -> frozenset[Array]:
+        """Returns the arrays that loops hand from turn to turn."""
+        return frozenset(_carried(self.steps))
 
     def labels(self, array: Array) -> tuple[int | None, ...]:
         """Returns the label of each axis; None where it cannot be cut: of size 1, or gone through by a loop."""
@@ -161,6 +186,7 @@ class _Reader:
         self.lives: dict[Array, list[int]] = {}
         self.scanned: set[int] = set()
         self.unknown: Counter[str] = Counter()
+        self.turns: list[Turn] = []
         self._times = 1.0
 
     def program(self, jaxpr: Any) -> tuple[tuple[Array, ...], tuple[Array, ...], Block]:
@@ -314,6 +340,7 @@ class _Reader:
             for places in zip(begin.places, end.places, out.places, strict=True):
                 self._join(places)
             self.lives[out][0] = len(self.operations) - 1  # it is what the last turn has made
+            self.turns.append(Turn(begin, end, out, self._times))
 
     def _cond(self, equation: Any, arrays: list[Array]) -> tuple[list[Array], Inner]:
         """Reads all branches, each as often as the others."""

@@ -18,7 +18,7 @@ from jax import numpy as jnp
 from jbdot.devices.links import Links
 from jbdot.many_devices.block import MeshAxes, Sharding
 from jbdot.many_devices.collectives import SCATTERED, is_gathered, is_scattered
-from jbdot.programs.labels import Array, Dims, Flow, Operation
+from jbdot.programs.labels import Array, Dims, Flow, Operation, Turn
 from jbdot.programs.layout import Layout
 
 Places = Mapping[str, Hashable]  # of each mesh axis the dimension of an operation that it cuts
@@ -103,6 +103,8 @@ class _Row:
     classes: tuple[int, ...]  # arrays of one class are moved once for all their uses
     count: int
     moments: tuple[int, ...]
+    ins: int  # operands
+    once: float  # how often what it adds up is completed, where all devices get it: outside of a loop that sums it
 
 
 class Costs:
@@ -163,6 +165,30 @@ class Costs:
             tuple(tuple(ranks.get(dim, ())) if dim is not None else () for dim in dims) for _, dims in operation.ins
         )
 
+    def unclear(self, layout: Layout) -> frozenset[Array]:
+        """Returns the results that are elsewhere than their operands say, or of which those say two things.
+
+        Where the compiler's propagation puts the others is clear. A dot whose operands are cut by one mesh axis along
+        two of its dimensions, as by FSDP, can be done in either way.
+        """
+        found: set[Array] = set()
+        for operation in self._flow.operations:
+            said: dict[str, set[Hashable]] = defaultdict(set)
+            for array, dims in operation.ins:
+                for dim, axes in zip(dims, self.home(layout, array), strict=True):
+                    for axis in axes:
+                        said[axis].add(dim)
+            for array, dims in operation.outs:
+                at = {axis: dim for dim, axes in zip(dims, self.home(layout, array), strict=True) for axis in axes}
+                for axis in self.mesh:
+                    dims_said = said[axis]
+                    clear = dims_said <= {at.get(axis)} or (
+                        len(dims_said) == 1 and axis not in at and dims_said <= operation.summed
+                    )
+                    if not clear:
+                        found.add(array)
+        return frozenset(found)
+
     def home(self, layout: Layout, array: Array) -> Sharding:
         """Returns where a layout has an array."""
         return self._pins.get(array) or layout.sharding(self._flow.labels(array), array.shape, self.mesh)
@@ -191,8 +217,9 @@ class Costs:
                     continue
                 seen.add(shared)
                 for move in moves:
-                    sent[move.kind, move.axes] += move.sent * times
-                    sending += move.us * times
+                    often = row.count * row.once if move.kind == "all-reduce" and at >= row.ins else times
+                    sent[move.kind, move.axes] += move.sent * often
+                    sending += move.us * often
             if done.held:
                 held[list(row.moments)] = done.held
         local = np.array(
@@ -228,7 +255,7 @@ class Costs:
             alike.append(base.setdefault((operation.name, dims, kinds, operation.times, operation.summed), len(base)))
             for array, _ in operation.ins:
                 uses.setdefault(array, []).append(alike[-1])
-        roots = _sums(operations)
+        roots, outside = _sums(operations, self._flow.turns)
         classes: dict[Hashable, int] = {}
         rows: dict[Hashable, list[int]] = {}
         named: dict[Hashable, tuple[int, ...]] = {}
@@ -242,6 +269,10 @@ class Costs:
                 -1 - number if place >= len(operation.ins) else number for place, number in enumerate(found)
             )
             rows.setdefault(key, []).append(at)
+
+        def once(operation: Operation) -> float:
+            return min((outside.get(x, operation.times) for x, _ in operation.outs), default=1.0)
+
         return [
             _Row(
                 operations[moments[0]],
@@ -249,6 +280,8 @@ class Costs:
                 named[key],
                 len(moments),
                 tuple(moments),
+                len(operations[moments[0]].ins),
+                once(operations[moments[0]]),
             )
             for key, moments in rows.items()
         ]
@@ -375,10 +408,14 @@ def _cut(dims: Dims, places: Places) -> dict[str, int]:
     return {axis: dims.index(dim) for axis, dim in places.items() if dim in dims}
 
 
-def _sums(operations: tuple[Operation, ...]) -> dict[Array, Array]:
-    """Finds the results that are only added to others of their kind: all are completed as one, by the last sum."""
+def _sums(operations: tuple[Operation, ...], turns: tuple[Turn, ...]) -> tuple[dict[Array, Array], dict[Array, float]]:
+    """Finds the results that are only added to others of their kind: all are completed as one, by the last sum.
+
+    What a loop only adds to, turn by turn, is completed when it ends: of such results it says too how often that is.
+    """
     uses = Counter(array for operation in operations for array, _ in operation.ins)
-    partial: set[Array] = set()
+    partial = {turn.begin for turn in turns if uses[turn.begin] == 1 and not uses[turn.end]}
+    ends = {turn.end: turn.out for turn in turns if turn.begin in partial}
     parents: dict[Array, Array] = {}
     for operation in operations:
         ins, out = [array for array, _ in operation.ins], operation.outs[0][0] if operation.outs else None
@@ -391,13 +428,21 @@ def _sums(operations: tuple[Operation, ...]) -> dict[Array, Array]:
         ):
             partial.add(out)
             parents |= dict.fromkeys(ins, out)
+            if out in ends and operation.name in _ADDS:
+                partial.add(ends[out])
+                parents[out] = ends[out]
 
-    def root(array: Array) -> Array:
-        while array in parents:
-            array = parents[array]
-        return array
-
-    return {array: root(array) for array in partial}
+    roots: dict[Array, Array] = {}
+    outside: dict[Array, float] = {}
+    after = {turn.out: turn.times for turn in turns}
+    for array in partial:
+        root = array
+        while root in parents:
+            root = parents[root]
+            if root in after:
+                outside[array] = after[root]
+        roots[array] = root
+    return roots, outside
 
 
 class _Memory:

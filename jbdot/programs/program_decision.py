@@ -20,6 +20,7 @@ from jbdot.many_devices.block import Sharding
 from jbdot.programs.labels import Array, Flow
 from jbdot.programs.layout import Label
 from jbdot.programs.layout_search import Candidate
+from jbdot.programs.witness import Between, Witnessed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,10 @@ class ProgramDecision:
         fixed: The PartitionSpecs that were given, by the name of the array.
         function: The program.
         traced: What it does.
+        between: What XLA is told of the arrays between arguments and results: all ("moved"), those that are not clear
+            from others ("unclear"), or none ("free").
+        topology: What candidates were compiled for; empty where none were.
+        witnesses: The candidates that were compiled, the best by the compiler, which is the winner, first.
     """
 
     name: str
@@ -82,6 +87,9 @@ class ProgramDecision:
     fixed: Mapping[str, Sharding]
     function: Callable[..., Any] = dataclasses.field(repr=False)
     traced: Traced = dataclasses.field(repr=False)
+    between: Between = "moved"
+    topology: str = ""
+    witnesses: tuple[Witnessed, ...] = ()
 
     @property
     def hardware(self) -> Hardware:

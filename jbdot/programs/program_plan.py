@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jbdot.core.errors import BadType, BadValue, Refusal, kind_text
 from jbdot.core.text import bytes_text
 from jbdot.devices.links import Links
-from jbdot.hardware import Hardware, known
+from jbdot.hardware import Hardware, known, of_topology
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import Sharding
 from jbdot.one_device import jax_internals
@@ -26,11 +26,19 @@ from jbdot.programs.constraining import placed
 from jbdot.programs.layout_cost import Costs
 from jbdot.programs.layout_search import Candidate, LayoutSearch
 from jbdot.programs.program_decision import ProgramDecision, Traced, parameters_of, roles_of
+from jbdot.programs.witness import Between, witnessed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TOLD: Final = 50  # layouts between two lines of progress
+_WORDS: Final = 300  # letters of the compiler's that are told
+
+
+class Refused(Refusal, RuntimeError):
+    """A program that the compiler does not take."""
+
+    kind = RuntimeError
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -71,13 +79,18 @@ class ProgramPlan(ProgramDecision):
                     f"{getattr(function, '__name__', function)} has arrays with other labels than {self.name}",
                     "Plan it anew with jbdot.plan_program",
                 ).told("ProgramPlan", self.name)
-            return jax.tree.unflatten(traced.out, jax_internals.run_jaxpr(self._told(traced), *jax.tree.leaves(args)))
+            told = traced.jaxpr if self.between == "free" else self._told(traced)
+            return jax.tree.unflatten(traced.out, jax_internals.run_jaxpr(told, *jax.tree.leaves(args)))
 
         return planned
 
     def _told(self, traced: Traced) -> Any:
         """Returns the program's jaxpr, in which arrays are told where they are, and where they go for a dot."""
-        return placed(traced.jaxpr, traced.flow, self._costs(traced), self.winner.layout, self.mesh)
+        layout, costs = self.winner.layout, self._costs(traced)
+        if self.between == "moved":
+            return placed(traced.jaxpr, traced.flow, costs, layout, self.mesh)
+        told = traced.flow.carried | costs.unclear(layout)
+        return placed(traced.jaxpr, traced.flow, costs, layout, self.mesh, moved=False, told=told)
 
     def _costs(self, traced: Traced) -> Costs:
         pinned = {at: self.fixed[name] for at, name in enumerate(traced.names) if name in self.fixed}
@@ -162,6 +175,7 @@ def plan_program(
     memory: float | None = None,
     fixed: Mapping[str, Any] | None = None,
     hardware: Hardware | str | None = None,
+    topology: str | None = None,
 ) -> ProgramPlan:
     """Chooses the sharding of every argument and result of a whole program, such as a training step.
 
@@ -178,17 +192,22 @@ def plan_program(
         fixed: What is decided already: for a parameter of the function, by its name, a PartitionSpec, or the name of
             the mesh axis that cuts the first axis of its arrays, or a pytree of these, which may stand for all below
             it; None leaves an array to the plan. {"batch": "data"}, or {"params": {"embedding": P("model")}}.
-        hardware: Figures of the devices, or a name that `hardware.known` knows, such as "v5e"; by default those that
-            are published for the mesh's devices.
+        hardware: Figures of the devices, or a name that `hardware.known` knows, such as "v5e"; by default those of the
+            topology, or those that are published for the mesh's devices.
+        topology: Such as "v5e:4x4": the few layouts that are estimated best are compiled for it, and the best of them
+            by the compiler is taken, with or without what XLA is told of the arrays between. No TPU is needed
+            (`jbdot[tpu]` is); each takes seconds to minutes. Without it nothing is compiled.
 
     Returns:
         A `ProgramPlan`: print it; give its `in_shardings` and `out_shardings` to `jax.jit`, or call it with the
-        function. An interrupt (Ctrl-C) ends the search with the best layout so far.
+        function. An interrupt (Ctrl-C) ends the search, or the compiling, with the best layout so far.
 
     Raises:
         TypeError: The function is none, the mesh is none, or an argument is no array.
         ValueError: No layout fits into the memory, no mesh axis divides anything, the program calls the host, no
-            figures are known for the devices, or fixed names what is not there.
+            figures are known for the devices, fixed names what is not there, or the mesh does not fit the topology.
+        ImportError: The compiler for the topology is not installed.
+        RuntimeError: The compiler refuses every layout.
 
     Differs: `plan_sharding` plans one contraction, whose operands are where they are.
 
@@ -207,7 +226,8 @@ def plan_program(
     """
     call = getattr(function, "__name__", type(function).__name__)
     try:
-        return _plan(function, mesh, args, memory, fixed or {}, hardware)
+        plan = _plan(function, mesh, args, memory, fixed or {}, hardware or (topology and of_topology(topology)))
+        return plan if topology is None else _witnessed(plan, topology)
     except Refusal as refusal:
         raise refusal.told("plan_program", call) from None
 
@@ -256,6 +276,24 @@ def _plan(
         function=function,
         traced=traced,
     )
+
+
+def _witnessed(plan: ProgramPlan, topology: str) -> ProgramPlan:
+    """Takes the best of the few layouts that are estimated best, by the compiler."""
+
+    def compiled(candidate: Candidate, between: Between) -> CommunicationReport:
+        return dataclasses.replace(plan, winner=candidate, between=between).compile_for(topology)
+
+    few = [plan.winner, *(each for each in plan.candidates if each.cost != plan.winner.cost)]
+    found = witnessed(few, plan.memory, compiled, topology)
+    best = found[0]
+    if best.report is None:
+        raise Refused(
+            "the compiler must take one of the layouts that are estimated best",
+            f"it refuses {len(found)}, and says of {best.candidate.name}: {best.refused[:_WORDS]}",
+            "Plan for less memory with memory=, so that layouts are chosen which leave more of it free",
+        )
+    return dataclasses.replace(plan, winner=best.candidate, between=best.between, topology=topology, witnesses=found)
 
 
 def _told_apart(candidates: Sequence[Candidate]) -> list[Candidate]:

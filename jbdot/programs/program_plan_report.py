@@ -9,6 +9,7 @@ from jbdot.core.text import bytes_text, paragraph, rounded_text, table, unbroken
 from jbdot.many_devices import partition_spec
 from jbdot.programs.layout_search import Candidate
 from jbdot.programs.program_decision import ProgramDecision
+from jbdot.programs.witness import BETWEEN
 
 SHOWN: Final = 8  # candidates that are printed
 _NAMED: Final = 3  # arrays that are named in a row
@@ -21,6 +22,7 @@ def text(plan: ProgramDecision) -> str:
         "what each mesh axis cuts, the first that an array has\n" + table(cuts(plan)),
         "arguments\n" + table(arguments(plan)),
         "candidates, estimated\n" + table(candidates(plan)),
+        *([f"candidates, compiled for {plan.topology}\n" + table(witnesses(plan))] if plan.witnesses else []),
         paragraph(why(plan)),
     ]
     if plan.traced.flow.unknown:
@@ -32,6 +34,13 @@ def text(plan: ProgramDecision) -> str:
 def title(plan: ProgramDecision) -> str:
     """Says in a line what is planned, and what it is expected to take."""
     cost = plan.winner.cost
+    found = plan.witnesses[0].report if plan.witnesses else None
+    if found is not None:
+        return (
+            f"{plan.name} on {partition_spec.listed(plan.mesh.shape)} of {plan.hardware.name}: {plan.winner.name}, "
+            f"{_ms(found.step_us)} ms a call, estimated by the compiler; each device sends "
+            f"{bytes_text(found.sent)} and needs {_needed(plan, found.memory_bytes)}"
+        )
     return (
         f"{plan.name} on {partition_spec.listed(plan.mesh.shape)} of {plan.hardware.name}: {plan.winner.name}, "
         f"{_ms(cost.total_us)} ms a call, estimated; each device sends {bytes_text(cost.bytes_sent)} and needs "
@@ -105,8 +114,21 @@ def _ms(us: float) -> str:
     return rounded_text(us / 1e3)
 
 
+def witnesses(plan: ProgramDecision) -> list[tuple[str, ...]]:
+    """Returns a row for each candidate that was compiled, the winner first."""
+    rows = [("layout", "XLA is told of", "ms: computing + sending", "sent", "memory")]
+    for each in plan.witnesses:
+        time, sent, memory = each.cells
+        short = ", too much" if each.report is not None and each.score(plan.memory)[0] else ""
+        rows.append((each.candidate.name, BETWEEN[each.between], time, sent, memory + short))
+    return rows
+
+
 def _memory(plan: ProgramDecision, candidate: Candidate) -> str:
-    needed = candidate.cost.memory_bytes
+    return _needed(plan, candidate.cost.memory_bytes)
+
+
+def _needed(plan: ProgramDecision, needed: int) -> str:
     if plan.memory == float("inf"):
         return bytes_text(needed)
     return f"{bytes_text(needed)} of {bytes_text(int(plan.memory))}"
@@ -115,6 +137,8 @@ def _memory(plan: ProgramDecision, candidate: Candidate) -> str:
 def why(plan: ProgramDecision) -> str:
     """Says why the winner is taken: against the next that fits, and which faster ones do not fit."""
     winner = plan.winner
+    if plan.witnesses:
+        return _by_compiler(plan)
     others = [each for each in plan.candidates if each.name != winner.name and each.cost != winner.cost]
     fit = [each for each in others if each.cost.memory_bytes <= plan.memory]
     parts = [f"{plan.looked} layouts were estimated."]
@@ -127,6 +151,24 @@ def why(plan: ProgramDecision) -> str:
         parts.append(f"{_capital(each.name)} would be faster, and does not fit: {_memory(plan, each)}.")
     if plan.state:
         parts.append(f"Its state is counted once: donate it, plan(step, donate_argnums={plan.state}).")
+    return " ".join(parts)
+
+
+def _by_compiler(plan: ProgramDecision) -> str:
+    """Says what the compiler made of the winner, beside its estimate, and of the next."""
+    best, *others = plan.witnesses
+    parts = [f"{plan.looked} layouts were estimated, and {len(plan.witnesses)} programs compiled."]
+    if best.report is not None:
+        said = best.report.step_us
+        parts.append(
+            f"By the compiler's text the winner takes {_ms(said)} ms (its own estimate, and one of what it sends), "
+            f"and was estimated to take {_ms(plan.winner.cost.total_us)}."
+        )
+        for other in others[:1]:
+            if other.report is not None and said:
+                ratio = other.report.step_us / said
+                told = BETWEEN[other.between]
+                parts.append(f"The next, {other.candidate.name}, told of {told}, takes {ratio:.3g} times as long.")
     return " ".join(parts)
 
 
@@ -163,6 +205,7 @@ def page(plan: ProgramDecision) -> str:
             ("What each mesh axis cuts, the first that an array has", cuts(plan)),
             ("Arguments", arguments(plan)),
             ("Candidates, estimated", candidates(plan)),
+            *([(f"Candidates, compiled for {plan.topology}", witnesses(plan))] if plan.witnesses else []),
         )
     )
     return f"<p>{html.escape(title(plan))}</p>{tables}<p>{html.escape(why(plan))}</p>"

@@ -9,7 +9,7 @@ from jax import lax
 from jax import numpy as jnp
 from jax.experimental import pallas as pl
 
-from benchmarks.programs import PROGRAMS
+from benchmarks.recorded import PROGRAMS
 from jbdot.one_device import choice
 from jbdot.one_device.costs import Estimate
 from jbdot.programs.optimize import optimize
@@ -97,4 +97,4 @@ def test_programs_are_reported(name):
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operands)
     report = optimize(function).report(*shapes)
     assert report.flops > 0
-    assert all("programs.py" in row.source for row in report)
+    assert all("recorded.py" in row.source for row in report)

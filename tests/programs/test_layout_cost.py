@@ -115,3 +115,37 @@ def test_an_embedding_is_looked_up_where_it_is():
 
     found = cost(look, (struct(1 << 16, 64), struct(8, 16, dtype="int32")), {"x": (0,)}, {"x": 4})
     assert found.sent == {("all-reduce", ("x",)): 2 * 4 * 8 * 16 * 64 * 3 / 4}
+
+
+def test_what_a_loop_adds_up_is_completed_when_it_ends():
+    def recurrent(w, xs):
+        def loss(w):
+            return jnp.sum(lax.scan(lambda h, x: (jnp.tanh(h @ w + x), None), xs[0], xs)[0])
+
+        return w - jax.grad(loss)(w)
+
+    args = struct(256, 256), struct(16, 64, 256)
+    size = 4 * 256 * 256
+    flow = Flow.of(jax.make_jaxpr(recurrent)(*args))
+    _, samples, _ = flow.labels(flow.arguments[1])
+    found = cost(recurrent, args, {"x": (samples,)}, {"x": 4}, (0,))
+    assert found.sent[("all-reduce", ("x",))] == pytest.approx(2 * size * 3 / 4, abs=16)  # and not in each turn
+
+
+@pytest.mark.parametrize(
+    ("orders", "count"),
+    [
+        ({"x": (B,)}, 0),  # samples go through all dots, and the gradient is a sum over them
+        ({"x": (D,)}, 0),
+        (
+            {"x": (B, D)},
+            2,
+        ),  # the product of samples and a matrix that is gathered, and the gradient, which is scattered
+    ],
+)
+def test_which_arrays_are_not_clear_from_their_operands(orders, count):
+    flow = Flow.of(jax.make_jaxpr(step)(*ARGS))
+    mesh = {"x": 4}
+    found = Costs(flow, mesh, Links.of(mesh, known("v5e")), (0,), {}).unclear(Layout(orders))
+    dots = {array for operation in flow.operations if operation.flops for array, _ in operation.outs}
+    assert len(found & dots) == count

@@ -16,6 +16,7 @@ from meshes import mesh
 
 import jbdot
 from jbdot.hardware import known
+from jbdot.programs import witness
 
 ON = mesh((4, 2))
 SLOW = dataclasses.replace(known("v5e"), peak={"float32": 1e9}, start_us=0.0, hop_us=0.0)  # what is small is cut too
@@ -47,6 +48,18 @@ def test_three_planned_steps_give_what_one_device_gives(name):
         assert one.sharding.is_equivalent_to(sharding, one.ndim)
     for given, back in zip(jax.tree.leaves(plan.in_shardings[:2]), jax.tree.leaves(plan.out_shardings), strict=False):
         assert given == back
+
+
+@pytest.mark.parametrize("between", ["unclear", "free"])
+def test_told_of_fewer_arrays_a_plan_gives_the_same(between):
+    step, params, batch = PROGRAMS["lstm"]
+    plan = jbdot.plan_program(step, ON, params, params, batch, hardware=SLOW)
+    plan = dataclasses.replace(plan, between=between)
+    args = steps.arrays((params, params, batch))
+    made = str(jax.make_jaxpr(plan(step))(*args))
+    assert ("sharding_constraint" in made) == (between == "unclear")
+    for one, other in zip(jax.tree.leaves(plan(step)(*args)), jax.tree.leaves(jax.jit(step)(*args)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
 
 
 def large(samples=65536):
@@ -304,3 +317,22 @@ def test_the_compiler_sends_what_was_planned():
     assert report.alias_bytes == report.output_bytes
     assert abs(report.sent - plan.winner.cost.bytes_sent) <= 0.02 * report.sent
     assert report.argument_bytes == plan.winner.cost.argument_bytes
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jbdot[tpu]")
+def test_the_compiler_is_the_witness(monkeypatch):
+    monkeypatch.setattr(witness, "_FEW", 1)
+
+    def step(w, x):
+        return w - jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w)))(w)
+
+    w, x = steps.struct(1024, 512), steps.struct(4096, 1024)
+    plan = jbdot.plan_program(step, {"x": 4}, w, x, topology="v5e:2x2")
+    times = [each.report.step_us for each in plan.witnesses]
+    assert times == sorted(times)
+    assert plan.compile_for("v5e:2x2").step_us == times[0]
+
+
+def test_there_must_be_such_a_topology():
+    with pytest.raises(ValueError, match=r"plan_program: .*v5x:2x2"):
+        jbdot.plan_program(step_of, {"x": 4}, SQUARE, SQUARE, topology="v5x:2x2")

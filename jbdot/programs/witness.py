@@ -1,0 +1,107 @@
+"""The compiler as the last witness: the layouts that are estimated best, compiled, and the best of them by its text."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+from jbdot.core.text import bytes_text
+from jbdot.programs.communication_report import CommunicationReport
+from jbdot.programs.layout_search import Candidate
+
+Between = Literal["moved", "unclear", "free"]
+BETWEEN: Final[dict[Between, str]] = {  # what XLA is told of
+    "moved": "all arrays",
+    "unclear": "unclear arrays",
+    "free": "arguments, results",
+}
+_FEW: Final = 3  # layouts that are compiled
+_FAR: Final = 1.5  # times the least estimate: what is estimated to take longer is not compiled
+_OVER: Final = 1.25  # times the memory: so much may an estimate be wrong
+
+Compile = Callable[[Candidate, Between], CommunicationReport]
+
+
+@dataclasses.dataclass(frozen=True)
+class Witnessed:
+    """A layout that was compiled.
+
+    Attributes:
+        candidate: The layout, and its estimates.
+        between: What XLA is told of the arrays between arguments and results: one of `BETWEEN`.
+        report: What the compiler made of it; None if it refused.
+        refused: Its words then.
+    """
+
+    candidate: Candidate
+    between: Between
+    report: CommunicationReport | None = dataclasses.field(repr=False)
+    refused: str = ""
+
+    def score(self, limit: float) -> tuple[float, float]:
+        """Returns what is to be least: the bytes that a device is short of, and then the time."""
+        if self.report is None:
+            return float("inf"), float("inf")
+        return max(0.0, self.report.memory_bytes - limit), self.report.step_us
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Writes its time, what it sends and its memory, by the compiler."""
+        if self.report is None:
+            return "refused", "", ""
+        report = self.report
+        times = (f"{us / 1e3:,.3g}" for us in (report.step_us, report.compute_us or 0.0, report.sending_us))
+        total, compute, sending = times
+        return f"{total} = {compute} + {sending}", bytes_text(report.sent), bytes_text(report.memory_bytes)
+
+
+def witnessed(candidates: Sequence[Candidate], limit: float, compiled: Compile, topology: str) -> tuple[Witnessed, ...]:
+    """Compiles the layouts that are estimated best; the best by the compiler is first.
+
+    The first is compiled with all that XLA can be told of the arrays between, with a part of it, and with nothing; the
+    next few in the way that was best for it. An interrupt ends it with what there is by then.
+
+    Args:
+        candidates: The best by estimates first.
+        limit: Bytes that a device may need.
+        compiled: Compiles one.
+        topology: What for: for the progress.
+    """
+    found: list[Witnessed] = []
+
+    def ask(asked: Iterable[tuple[Candidate, Between]]) -> None:
+        for candidate, between in asked:
+            _tell(f"compiling for {topology}: {len(found) + 1}, {candidate.name}, {BETWEEN[between]}")
+            try:
+                found.append(Witnessed(candidate, between, compiled(candidate, between)))
+            except RuntimeError as error:
+                found.append(Witnessed(candidate, between, None, str(error)))
+
+    few = list(_few(candidates, limit))
+    try:
+        ask((few[0], between) for between in BETWEEN)
+        best = min(found, key=lambda each: each.score(limit)).between
+        ask((candidate, best) for candidate in few[1:])
+    except KeyboardInterrupt:
+        if not found:
+            raise
+    _tell("")
+    return tuple(sorted(found, key=lambda each: each.score(limit)))
+
+
+def _few(candidates: Sequence[Candidate], limit: float) -> Iterator[Candidate]:
+    """Takes the first, and those of the next that may be better by the compiler."""
+    yield candidates[0]
+    near = [
+        each
+        for each in candidates[1:]
+        if each.cost.memory_bytes <= _OVER * limit and each.cost.total_us <= _FAR * candidates[0].cost.total_us
+    ]
+    yield from near[: _FEW - 1]
+
+
+def _tell(words: str) -> None:
+    """Tells on a terminal how far it is."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{words and 'plan_program: '}{words}")
+        sys.stderr.flush()
