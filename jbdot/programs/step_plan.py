@@ -19,7 +19,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
-from jbdot.core.errors import Refusal
+from jbdot.core.errors import BadValue, Refusal
 from jbdot.core.text import bytes_text, paragraph, table
 from jbdot.devices.links import Links
 from jbdot.hardware import Hardware
@@ -69,6 +69,7 @@ class StepPlan:
         trials: A `Trial` for each planned program that was compiled.
         why: Says why it is left alone, or what is gained.
         seconds: What planning took, with `1 + len(trials)` compilations.
+        mesh: What it is planned for.
     """
 
     before: CommunicationReport
@@ -76,10 +77,21 @@ class StepPlan:
     trials: tuple[Trial, ...]
     why: str
     seconds: float
+    mesh: Any = dataclasses.field(repr=False)
     _run: Callable[..., Any] = dataclasses.field(repr=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the step."""
+        """Runs the step.
+
+        Raises:
+            ValueError: The plan is for an abstract mesh.
+        """
+        if isinstance(self.mesh, AbstractMesh):
+            raise BadValue(
+                "a plan that is run must be for a mesh of devices",
+                f"it is for {self.mesh}",
+                "Plan with arrays, or shapes, on a mesh that jax.make_mesh gives",
+            ).told("StepPlan", self.before.function)
         return self._run(*args, **kwargs)
 
     @property
@@ -263,10 +275,10 @@ class _Call:
                 if trial.report and not trial.against:
                     good.append((trial.report, run))
         if not good:
-            seconds = time.perf_counter() - start
-            return StepPlan(before, before, tuple(trials), left or _why(trials), seconds, self.function)
+            good.append((before, self.function))
         after, run = min(good, key=lambda one: (one[0].step_us, one[0].sent))
-        return StepPlan(before, after, tuple(trials), _gain(before, after), time.perf_counter() - start, run)
+        why = _gain(before, after) if after is not before else left or _why(trials)
+        return StepPlan(before, after, tuple(trials), why, time.perf_counter() - start, self._program.mesh, run)
 
     def _candidates(
         self, before: CommunicationReport, topology: str | None

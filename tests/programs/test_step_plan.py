@@ -214,6 +214,13 @@ def test_what_speaks_against_a_planned_step():
     assert against(rows=slow) == "takes longer"
 
 
+def test_a_plan_for_an_abstract_mesh_is_not_run():
+    _, plan = planned()
+    abstract = dataclasses.replace(plan, mesh=ON.abstract_mesh)
+    with pytest.raises(ValueError, match="StepPlan: a plan that is run must be for a mesh of devices"):
+        abstract(*wide(), 0.5)
+
+
 def test_errors():
     with pytest.raises(TypeError, match=r"only a function that jax\.jit made is planned as a whole"):
         jbdot.optimize(descended).plan(*wide())
