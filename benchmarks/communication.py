@@ -11,7 +11,7 @@ import collections
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,13 +144,32 @@ def _others(rows: Iterable[Row]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Asks about what is not there yet, and writes the report."""
-    parser = argparse.ArgumentParser("python -m benchmarks.communication", description=(__doc__ or "").splitlines()[0])
+    return run("communication", __doc__ or "", row, report, arguments)
+
+
+def run(
+    name: str,
+    words: str,
+    ask: Callable[[str, str, str], Row],
+    write: Callable[[Sequence[Row], dict[str, Any]], str],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Asks for a row of each program in each layout, of those that are not there yet, and writes the report.
+
+    Args:
+        name: Of the benchmark, and of its files.
+        words: What it says of itself.
+        ask: Makes the row of a program, a layout, and what it is compiled for.
+        write: Writes the report of rows and versions.
+        arguments: Of the command.
+    """
+    parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=words.splitlines()[0])
     parser.add_argument("--on", nargs="+", choices=ON, default=list(ON))
     parser.add_argument("--only", default="", help="programs whose names have this in them")
     parser.add_argument("--fresh", action="store_true", help="start over, instead of going on")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    path = options.results / f"communication-jax-{jax.__version__}.jsonl"
+    path = options.results / f"{name}-jax-{jax.__version__}.jsonl"
     if options.fresh:
         path.unlink(missing_ok=True)
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -166,13 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with rich.progress.Progress(console=console) as bar, path.open("a") as file:
         for case in bar.track(asked, description="compiling"):
             try:
-                known.append(row(*case))
+                known.append(ask(*case))
             except RuntimeError as error:  # such as a compiler that takes too long: the next run asks again
                 console.print(f"{', '.join(case)}: {error}", highlight=False)
                 continue
             print(json.dumps(known[-1]), file=file, flush=True)
     facts = {name: machine()[name] for name in ("jax", "jaxlib", "jbdot")}
-    path.with_suffix(".md").write_text(report(known, facts))
+    path.with_suffix(".md").write_text(write(known, facts))
     console.print(f"written: {path.with_suffix('.md')}", highlight=False)
     return 0
 

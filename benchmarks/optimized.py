@@ -7,28 +7,19 @@ the TPU compiler's estimate of all but collectives, and an estimate of what thos
 Rows are appended as they are made; the same command goes on where it was stopped.
 """
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import jax
-import rich.console
-import rich.progress
 
 import jbdot
 from benchmarks import sharded
-from benchmarks.communication import ON
-from benchmarks.timing import machine
+from benchmarks.communication import ON, Row, run
 from jbdot.core.text import bytes_text
 from jbdot.programs.communication_report import CommunicationReport
 from jbdot.programs.step_plan import TRIES
-
-RESULTS: Final = Path(__file__).parent / "results"
-Row = dict[str, Any]
 
 
 def row(program: str, layout: str, on: str, tries: int = TRIES) -> Row:
@@ -119,38 +110,7 @@ def _found(one: Row) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plans what is not there yet, and writes the report."""
-    parser = argparse.ArgumentParser("python -m benchmarks.optimized", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--on", nargs="+", choices=ON, default=list(ON))
-    parser.add_argument("--only", default="", help="programs whose names have this in them")
-    parser.add_argument("--tries", type=int, default=TRIES, help="planned programs that are compiled for each")
-    parser.add_argument("--fresh", action="store_true", help="start over, instead of going on")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    path = options.results / f"optimized-jax-{jax.__version__}.jsonl"
-    if options.fresh:
-        path.unlink(missing_ok=True)
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(one["program"], one["layout"], one["on"]) for one in known}
-    asked = [
-        (program, layout, on)
-        for on in options.on
-        for program, (_, layouts) in sharded.PROGRAMS.items()
-        for layout in layouts
-        if options.only in program and (program, layout, on) not in done
-    ]
-    console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(console=console) as bar, path.open("a") as file:
-        for case in bar.track(asked, description="planning"):
-            try:
-                known.append(row(*case, tries=options.tries))
-            except RuntimeError as error:  # such as a compiler that takes too long: the next run asks again
-                console.print(f"{', '.join(case)}: {error}", highlight=False)
-                continue
-            print(json.dumps(known[-1]), file=file, flush=True)
-    facts = {name: machine()[name] for name in ("jax", "jaxlib", "jbdot")}
-    path.with_suffix(".md").write_text(report(known, facts))
-    console.print(f"written: {path.with_suffix('.md')}", highlight=False)
-    return 0
+    return run("optimized", __doc__ or "", row, report, arguments)
 
 
 if __name__ == "__main__":
