@@ -14,7 +14,7 @@ def figures(sent, temporaries=100, compute_us=None):
 
 def stored(program, layout, on, tries=2):
     """A row of a program that is planned in its first layout, and left alone in the others."""
-    is_first = layout == [*sharded.PROGRAMS[program][1]][0]
+    is_first = layout == next(iter(sharded.PROGRAMS[program][1]))
     before = figures(4000, compute_us=None if on == "cpu" else 10.0)
     after = {**before, "sent": 1000, "sending_us": 10.0} if is_first else before
     trials = [["", after] if is_first else ["sends more", figures(5000)]]
