@@ -39,9 +39,9 @@ def blank(function: str, width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def colour(kind: str) -> str:
+def colour(collective: str) -> str:
     """Returns the colour of a kind of collective."""
-    return _KINDS.get(kind.removeprefix("ragged-"), _PERMUTE)
+    return _KINDS.get(collective.removeprefix("ragged-"), _PERMUTE)
 
 
 def in_order(kinds: Mapping[str, float]) -> list[tuple[str, float]]:
