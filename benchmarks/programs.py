@@ -233,9 +233,14 @@ def report(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     text += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
     text += [(__doc__ or "").partition("\n\n")[2].strip(), "", "| what | how many |", "|---|---|"]
     text += [f"| {what} | {number} |" for what, number in summary(found)]
-    text += ["", "## Each program, ms", ""]
+    text += ["", "## Each program, ms", "", *each(found), "", "## All rows", "", *_table(rows), ""]
+    return "\n".join(text)
+
+
+def each(found: Sequence[Outcome]) -> list[str]:
+    """Writes a table of a row for each program, in milliseconds."""
     head = ("program", "on", "bound", "plan", "what is planned", "best by hand", "of a tutorial", "by hand over plan")
-    text += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    text = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for one in found:
         plan = one.plan or {}
         way = plan.get("way") or plan.get("refused") or "not asked"
@@ -252,8 +257,7 @@ def report(rows: Sequence[Row], facts: dict[str, Any]) -> str:
             f"{ratio:.3g}" if ratio else "-",
         )
         text.append(f"| {' | '.join(cells)} |")
-    text += ["", "## All rows", "", *_table(rows), ""]
-    return "\n".join(text)
+    return text
 
 
 def _ms(us: float | None) -> str:
