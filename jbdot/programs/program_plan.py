@@ -275,6 +275,7 @@ def _plan(
         fixed={traced.names[at]: cut for at, cut in pinned.items()},
         function=function,
         traced=traced,
+        between="moved" if costs.unclear(winner.layout) else "unclear",
     )
 
 
@@ -284,8 +285,13 @@ def _witnessed(plan: ProgramPlan, topology: str) -> ProgramPlan:
     def compiled(candidate: Candidate, between: Between) -> CommunicationReport:
         return dataclasses.replace(plan, winner=candidate, between=between).compile_for(topology)
 
+    costs = plan._costs(plan.traced)
+
+    def is_clear(candidate: Candidate) -> bool:
+        return not costs.unclear(candidate.layout)
+
     few = [plan.winner, *(each for each in plan.candidates if each.cost != plan.winner.cost)]
-    found = witnessed(few, plan.memory, compiled, topology)
+    found = witnessed(few, plan.memory, is_clear, compiled, topology)
     best = found[0]
     if best.report is None:
         raise Refused(

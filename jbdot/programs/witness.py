@@ -55,15 +55,23 @@ class Witnessed:
         return f"{total} = {compute} + {sending}", bytes_text(report.sent), bytes_text(report.memory_bytes)
 
 
-def witnessed(candidates: Sequence[Candidate], limit: float, compiled: Compile, topology: str) -> tuple[Witnessed, ...]:
+def witnessed(
+    candidates: Sequence[Candidate],
+    limit: float,
+    is_clear: Callable[[Candidate], bool],
+    compiled: Compile,
+    topology: str,
+) -> tuple[Witnessed, ...]:
     """Compiles the layouts that are estimated best; the best by the compiler is first.
 
     The first is compiled with all that XLA can be told of the arrays between, with a part of it, and with nothing; the
-    next few in the way that was best for it. An interrupt ends it with what there is by then.
+    next few in the way that was best for it. A layout of which nothing is unclear is compiled in one way. An
+    interrupt ends it with what there is by then.
 
     Args:
         candidates: The best by estimates first.
         limit: Bytes that a device may need.
+        is_clear: Says whether propagation has each array where a layout has it.
         compiled: Compiles one.
         topology: What for: for the progress.
     """
@@ -79,9 +87,9 @@ def witnessed(candidates: Sequence[Candidate], limit: float, compiled: Compile, 
 
     few = list(_few(candidates, limit))
     try:
-        ask((few[0], between) for between in BETWEEN)
-        best = min(found, key=lambda each: each.score(limit)).between
-        ask((candidate, best) for candidate in few[1:])
+        ask((few[0], between) for between in (("unclear",) if is_clear(few[0]) else BETWEEN))
+        best = min(found, key=lambda each: each.score(limit)).between if len(found) > 1 else "moved"
+        ask((candidate, "unclear" if is_clear(candidate) else best) for candidate in few[1:])
     except KeyboardInterrupt:
         if not found:
             raise
