@@ -343,7 +343,7 @@ def slow() -> Hardware:
 
 
 def arrays(shapes: Any) -> Any:
-    """Draws arguments: normal with a deviation of 0.2, so that nothing saturates; small integers; squares as moments."""
+    """Draws arguments: normal and small, so that nothing saturates; small integers; squares as second moments."""
     rng = np.random.default_rng(0)
 
     def one(path: Any, x: Any) -> Any:
