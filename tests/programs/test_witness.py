@@ -69,6 +69,12 @@ def test_of_what_is_clear_nothing_is_told():
     assert asked == [("a", "moved"), ("a", "unclear"), ("a", "free"), ("b", "unclear")]
 
 
+def test_one_of_which_all_is_clear_is_among_the_few():
+    few = [candidate(name, us) for us, name in enumerate("abcdef", 10)]
+    asked, _ = asked_of(few, dict.fromkeys("abcdef", 1.0), clear="ef")
+    assert [name for name, _ in asked] == ["a", "a", "a", "b", "e"]
+
+
 def test_what_is_far_slower_or_larger_is_not_compiled():
     few = [candidate("a", 10.0), candidate("slow", 16.0), candidate("large", 11.0, 1300), candidate("near", 11.0, 1200)]
     asked, _ = asked_of(few, dict.fromkeys(("a", "near"), 10.0))
