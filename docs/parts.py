@@ -347,6 +347,19 @@ def regret(_: str) -> str:
     return "\n".join(lines)
 
 
+def programs(_: str) -> str:
+    """How good plans of whole programs are, by the compiler, beside the layouts that people give them."""
+    from benchmarks import programs as benchmark
+    from benchmarks.report import whole_lines
+
+    (path,) = (ROOT / "benchmarks" / "results").glob("programs-jax-*.jsonl")
+    found = benchmark.outcomes([json.loads(one) for one in whole_lines(path)])
+    planned = [one for one in found if one.plan is not None]
+    lines = ["| what | how many |", "|---|---|"]
+    lines += [f"| {what} | {number} |" for what, number in benchmark.summary(planned)]
+    return "\n".join([*lines, "", "Milliseconds of each:", "", *benchmark.each(planned)])
+
+
 def miscompilations(_: str) -> str:
     """What XLA's CPU compiler is known to get wrong, in which versions of jaxlib, and what keeps clear of it."""
     from jbdot.one_device.miscompilations import KNOWN

@@ -54,6 +54,7 @@ _WRITTEN: Final = {  # what a program says itself, within shard_map
 }
 _KINDS: Final[dict[str, str]] = {"permute": "collective-permute", "ring": "all-gather"}
 _SAME: Final = ("stablehlo.convert", "stablehlo.optimization_barrier", "stablehlo.reshape", "stablehlo.transpose")
+_SLICED: Final = "stablehlo.dynamic_slice"  # as a loop takes the layer that it is at
 _LISTS: Final = re.compile(r"(\w+) = \[([\d, ]*)\]")
 _NAMED: Final = re.compile(r'loc\((?:"[^"]*:"\()?"([^"]*)"\((?!"[^"]*":\d)')
 _CALLED: Final = re.compile(r'"([^"]+)"\("([^"]+)":(\d+):')
@@ -247,6 +248,8 @@ class Forecast:
                 yield from self._multiplied(one, place, done)
             elif one.name in _SAID:
                 yield from self._said(one, place)
+            elif one.name == "stablehlo.slice":
+                yield from self._sliced(one, place)
             elif one.name in _WRITTEN:
                 yield self._written(one, self._place(one, place))
 
@@ -291,21 +294,50 @@ class Forecast:
             return
         self.flops += way.flops
         self._skip_after(one, dot.shardings[2])
-        place = self._place(one, place)
+        outer, place = place, self._place(one, place)
         self.used.append((dot, place, 1))
         for value, route in zip((*one.operands, None), (way.lhs, way.rhs, way.out), strict=True):
-            root = None if value is None else self._root(value)
+            root, at = (None, place) if value is None else (self._root(value), self._moved_at(value, place, outer))
             for number, (step, block, after) in enumerate(
                 zip(route.steps, route.blocks, route.blocks[1:], strict=False)
             ):
                 key = root, route.steps[: number + 1]
                 if step.sent(block) and (root is None or key not in done):
-                    moved = self._stepped(step, block, after, place, self._argument(root))
+                    moved = self._stepped(step, block, after, at, self._argument(root))
                     if root is None and moved.kind == "all-reduce" and self._is_added_up(one):
                         self._after.append(moved)
                     else:
                         yield moved
                 done.add(key)
+
+    def _moved_at(self, value: Any, place: Place, outer: Place) -> Place:
+        """Says what line an operand is moved for: the dot's, or that of what made it, where Shardy puts a step between.
+
+        What an argument, a loop or a checkpoint gives keeps the name of the dot.
+        """
+        step, made = value.owner, value
+        while (name := getattr(made.owner, "name", "")) in _SAID or name in ("stablehlo.reshape", _SLICED):
+            made = made.owner.operands[0]
+        if getattr(step, "name", "") not in _SAID or name in ("", "stablehlo.while", "stablehlo.optimization_barrier"):
+            return place
+        return self._place(step, outer) if _NAMED.search(str(step.location)) else place
+
+    def _sliced(self, one: Any, place: Place) -> Iterator[hlo.Collective]:
+        """Gives what a slice sends along an axis that stays cut: from each distance the part that is not there yet."""
+        value, source = one.results[0], one.operands[0]
+        starts, strides = (_integers(attribute(one, name)) for name in ("start_indices", "strides"))
+        for dim, (size, left, axes) in enumerate(
+            zip(shape_of(source) or (), shape_of(value) or (), self._at[source], strict=True)
+        ):
+            count = self._size(axes)
+            if size == left or count == 1 or self._at[value][dim] != axes or strides[dim] != 1:
+                continue
+            for length in _moved_parts(size, starts[dim], left, count):
+                local = self._local(value)
+                local[dim] = length
+                shape = f"{dtype_of(value)}[{','.join(map(str, local))}]"
+                sent = hlo.byte_count(shape)
+                yield self._collective("collective-permute", axes, sent, sent, shape, self._place(one, place), "", "")
 
     def _is_added_up(self, dot: Any) -> bool:
         """Says whether a loop only adds a sum to what it carries: it is sent once, after the loop."""
@@ -505,6 +537,31 @@ def _contraction(numbers: str, lhs_ndim: int, rhs_ndim: int) -> Contraction:
 
 def _block(one: Any) -> Any:
     return one.regions[0].blocks[0]
+
+
+def _integers(listed: Any) -> list[int]:
+    """Reads a list of an attribute: `array<i64: 0, 256>`."""
+    return [int(number) for number in re.findall(r"-?\d+", str(listed).partition(":")[2])]
+
+
+def _moved_parts(size: int, start: int, length: int, count: int) -> list[int]:
+    """Gives what is moved where an axis and a slice of it are each in equal parts, for each distance of two devices.
+
+    All devices of one distance send alike: from the first to the last element that one of them must.
+
+    Example:
+        >>> _moved_parts(16, 0, 4, 4), _moved_parts(8, 0, 4, 2), _moved_parts(96, 0, 32, 4)
+        ([1, 1, 1], [2], [24, 8])
+    """
+    found: dict[int, tuple[int, int]] = {}
+    have, get = -(-size // count), -(-length // count)
+    for device, owner in itertools.product(range(count), repeat=2):
+        first = max(start + device * get, owner * have) - owner * have
+        last = min(start + min((device + 1) * get, length), (owner + 1) * have) - owner * have
+        if device != owner and first < last:
+            low, high = found.get(owner - device, (first, last))
+            found[owner - device] = min(low, first), max(high, last)
+    return [high - low for _, (low, high) in sorted(found.items())]
 
 
 def _is_carried(one: Any) -> bool:

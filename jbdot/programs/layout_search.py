@@ -9,7 +9,7 @@ from typing import Final
 from jbdot.programs.layout import Label, Layout
 from jbdot.programs.layout_cost import Costs, LayoutCost
 
-ROLES: Final = ("data parallel", "FSDP", "tensor parallel", "sequence and tensor parallel")
+ROLES: Final = ("data parallel", "FSDP", "tensor parallel", "sequence parallel", "sequence and tensor parallel")
 _FROM: Final = 3  # layouts that the search starts from
 _WORTH: Final = 1e-3  # a step must be better by this part
 

@@ -86,13 +86,14 @@ class ProgramPlan(ProgramDecision):
 
     def _told(self, traced: Traced) -> Any:
         """Returns the program's jaxpr, in which arrays are told where they are, and where they go for a dot."""
-        layout, costs = self.winner.layout, self._costs(traced)
+        layout, costs = self.winner.layout, self.costs(traced)
         if self.between == "moved":
             return placed(traced.jaxpr, traced.flow, costs, layout, self.mesh)
         told = traced.flow.carried | costs.unclear(layout)
         return placed(traced.jaxpr, traced.flow, costs, layout, self.mesh, moved=False, told=told)
 
-    def _costs(self, traced: Traced) -> Costs:
+    def costs(self, traced: Traced) -> Costs:
+        """Returns what estimates layouts of the program, with what is fixed."""
         pinned = {at: self.fixed[name] for at, name in enumerate(traced.names) if name in self.fixed}
         return Costs(traced.flow, dict(self.mesh.shape), self.links, traced.tied, pinned)
 
@@ -275,6 +276,7 @@ def _plan(
         fixed={traced.names[at]: cut for at, cut in pinned.items()},
         function=function,
         traced=traced,
+        between="moved" if costs.unclear(winner.layout) else "unclear",
     )
 
 
@@ -284,8 +286,13 @@ def _witnessed(plan: ProgramPlan, topology: str) -> ProgramPlan:
     def compiled(candidate: Candidate, between: Between) -> CommunicationReport:
         return dataclasses.replace(plan, winner=candidate, between=between).compile_for(topology)
 
+    costs = plan.costs(plan.traced)
+
+    def is_clear(candidate: Candidate) -> bool:
+        return not costs.unclear(candidate.layout)
+
     few = [plan.winner, *(each for each in plan.candidates if each.cost != plan.winner.cost)]
-    found = witnessed(few, plan.memory, compiled, topology)
+    found = witnessed(few, plan.memory, is_clear, compiled, topology)
     best = found[0]
     if best.report is None:
         raise Refused(

@@ -55,15 +55,23 @@ class Witnessed:
         return f"{total} = {compute} + {sending}", bytes_text(report.sent), bytes_text(report.memory_bytes)
 
 
-def witnessed(candidates: Sequence[Candidate], limit: float, compiled: Compile, topology: str) -> tuple[Witnessed, ...]:
+def witnessed(
+    candidates: Sequence[Candidate],
+    limit: float,
+    is_clear: Callable[[Candidate], bool],
+    compiled: Compile,
+    topology: str,
+) -> tuple[Witnessed, ...]:
     """Compiles the layouts that are estimated best; the best by the compiler is first.
 
     The first is compiled with all that XLA can be told of the arrays between, with a part of it, and with nothing; the
-    next few in the way that was best for it. An interrupt ends it with what there is by then.
+    next few in the way that was best for it. A layout of which nothing is unclear is compiled in one way. An
+    interrupt ends it with what there is by then.
 
     Args:
         candidates: The best by estimates first.
         limit: Bytes that a device may need.
+        is_clear: Says whether propagation has each array where a layout has it.
         compiled: Compiles one.
         topology: What for: for the progress.
     """
@@ -77,11 +85,11 @@ def witnessed(candidates: Sequence[Candidate], limit: float, compiled: Compile, 
             except RuntimeError as error:
                 found.append(Witnessed(candidate, between, None, str(error)))
 
-    few = list(_few(candidates, limit))
+    few = list(_few(candidates, limit, is_clear))
     try:
-        ask((few[0], between) for between in BETWEEN)
-        best = min(found, key=lambda each: each.score(limit)).between
-        ask((candidate, best) for candidate in few[1:])
+        ask((few[0], between) for between in (("unclear",) if is_clear(few[0]) else BETWEEN))
+        best = min(found, key=lambda each: each.score(limit)).between if len(found) > 1 else "moved"
+        ask((candidate, "unclear" if is_clear(candidate) else best) for candidate in few[1:])
     except KeyboardInterrupt:
         if not found:
             raise
@@ -89,14 +97,20 @@ def witnessed(candidates: Sequence[Candidate], limit: float, compiled: Compile, 
     return tuple(sorted(found, key=lambda each: each.score(limit)))
 
 
-def _few(candidates: Sequence[Candidate], limit: float) -> Iterator[Candidate]:
-    """Takes the first, and those of the next that may be better by the compiler."""
+def _few(candidates: Sequence[Candidate], limit: float, is_clear: Callable[[Candidate], bool]) -> Iterator[Candidate]:
+    """Takes the first, and those of the next that may be better: one of which all is clear, if there is one.
+
+    That comes out as it is estimated; others may be moved about more.
+    """
     yield candidates[0]
     near = [
         each
         for each in candidates[1:]
         if each.cost.memory_bytes <= _OVER * limit and each.cost.total_us <= _FAR * candidates[0].cost.total_us
     ]
+    clear = next(filter(is_clear, (candidates[0], *near)), None)
+    if clear in near[_FEW - 1 :]:
+        near = [*near[: _FEW - 2], clear]
     yield from near[: _FEW - 1]
 
 

@@ -74,6 +74,17 @@ def reduced(x):
     return (x - x.max(-1, keepdims=True)).sum(0)
 
 
+def gates(w, x):
+    i, f, o = jnp.split(x @ w, 3, -1)
+    return jax.nn.sigmoid(i) * jnp.tanh(f) + o
+
+
+def scores(w, x):
+    q = x @ w
+    k = x @ (2 * w)
+    return jnp.einsum("qd,kd->qk", q, k)
+
+
 WEIGHTS = {"in": struct((64, 32), "x", "y"), "out": struct((32, 16), "y", "x")}
 SAME = {
     "data parallel": (train, {"in": struct((64, 32)), "out": struct((32, 16))}, struct((128, 64), "x")),
@@ -81,6 +92,7 @@ SAME = {
     "a scan": (jax.grad(layers), struct((3, 32, 32), None, "x"), struct((64, 32), "x")),
     "shard_map": (talk, struct((64, 32), "x")),
     "reductions": (reduced, struct((64, 32), "x", "y")),
+    "parts of what is cut": (gates, struct((32, 96), None, "x"), struct((64, 32))),
 }
 
 
@@ -209,3 +221,16 @@ def test_a_constraint_moves_an_array_before_a_dot_that_reads_it_does():
 
     (row,) = expected(step, struct((64, 32), "x"), struct((32, 16), None, "y"))
     assert (row.kind, row.axes, row.sent) == ("all-gather", ("x",), 3 * PART)
+
+
+def test_an_operand_is_moved_for_the_line_that_made_it():
+    """By which newer XLA names it, as well; what an argument gives is moved for the dot."""
+    planned = jax.jit(scores, out_shardings=NamedSharding(ON, P("x")))
+    args = struct((32, 16)), struct((64, 32), "x")
+    (row,) = expected(planned, *args)
+    assert row.source.rpartition(":")[2] == f"{scores.__code__.co_firstlineno + 2} (scores)"
+    if jax.__version_info__ >= (0, 12):
+        assert by_line(expected(planned, *args)) == by_line(jbdot.communication(planned, *args))
+    (row,) = expected(lambda w, x: x @ w, struct((32, 16), "x"), struct((64, 32), "x"))
+    assert row.argument == "w"
+    assert row.operation == "dot_general"

@@ -39,7 +39,7 @@ def candidate(name, us, memory=100):
     return Candidate(name, Layout({"x": ()}), LayoutCost(us, 0.0, {}, 1.0, memory, 0, 0))
 
 
-def asked_of(candidates, times, limit=1000):
+def asked_of(candidates, times, limit=1000, clear=()):
     """Witnesses candidates by a table of times; gives what was asked, and what came of it."""
     asked = []
 
@@ -50,7 +50,7 @@ def asked_of(candidates, times, limit=1000):
             raise given
         return given if isinstance(given, CommunicationReport) else report(given)
 
-    return asked, witnessed(candidates, limit, compiled, "v5e:2x4")
+    return asked, witnessed(candidates, limit, lambda one: one.name in clear, compiled, "v5e:2x4")
 
 
 def test_the_first_is_compiled_in_each_way_and_the_next_in_the_best():
@@ -59,6 +59,20 @@ def test_the_first_is_compiled_in_each_way_and_the_next_in_the_best():
     asked, found = asked_of(few, times)
     assert asked == [("a", "moved"), ("a", "unclear"), ("a", "free"), ("b", "unclear"), ("c", "unclear")]
     assert [(each.candidate.name, each.between) for each in found][:2] == [("b", "unclear"), ("a", "unclear")]
+
+
+def test_of_what_is_clear_nothing_is_told():
+    few = [candidate("a", 10.0), candidate("b", 11.0)]
+    asked, _ = asked_of(few, dict.fromkeys("ab", 1.0), clear="a")
+    assert asked == [("a", "unclear"), ("b", "moved")]
+    asked, _ = asked_of(few, dict.fromkeys("ab", 1.0), clear="b")
+    assert asked == [("a", "moved"), ("a", "unclear"), ("a", "free"), ("b", "unclear")]
+
+
+def test_one_of_which_all_is_clear_is_among_the_few():
+    few = [candidate(name, us) for us, name in enumerate("abcdef", 10)]
+    asked, _ = asked_of(few, dict.fromkeys("abcdef", 1.0), clear="ef")
+    assert [name for name, _ in asked] == ["a", "a", "a", "b", "e"]
 
 
 def test_what_is_far_slower_or_larger_is_not_compiled():
