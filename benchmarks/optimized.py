@@ -71,7 +71,8 @@ def summary(rows: Sequence[Row]) -> str:
     taken = _mean(one["before"]["sent"] / one["after"]["sent"] for one in planned)
     times = _mean(_time(one["before"]) / _time(one["after"]) for one in rows if _time(one["after"]))
     worse = sum(one["after"]["sent"] > one["before"]["sent"] for one in rows)
-    said = f", and takes {times:.2f} times the estimated time" if all(one["before"]["compute_us"] for one in rows) else ""
+    is_timed = all(one["before"]["compute_us"] for one in rows)
+    said = f", and takes {times:.2f} times the estimated time" if is_timed else ""
     return (
         f"{len(planned)} of {len(rows)} steps are planned otherwise, {len(rows) - len(planned)} left alone. In the "
         f"geometric mean plain jit sends {fewer:.2f} times the bytes, of those that are planned {taken:.2f} times"
