@@ -175,7 +175,7 @@ class StepPlans:
             if _is_array(x)
             else type(x)
             if isinstance(x, self._numbers)
-            else x
+            else (type(x), x)
             for x in leaves
         )
         key = structure, *found
@@ -193,7 +193,9 @@ class StepPlans:
         if call.left:
             return self._function
         try:
-            plan = call.planned(self._tries)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Some donated buffers")  # said again when it is compiled to run
+                plan = call.planned(self._tries)
         except Refusal:
             return self._function  # on devices that no figures are known of
         except Exception as error:
@@ -220,6 +222,9 @@ class _Call:
         self.left = ""  # why it is left alone, where that is known before it is compiled
         if any(kind != AxisType.Auto for kind in self._program.mesh.axis_types):
             self.left = "left alone: the axes of its mesh are not Auto, so its own types say where every array is"
+            return
+        if self._program.mesh.size == 1:
+            self.left = "left alone: its mesh has one device"
             return
         try:
             self._traced = Traced.of(self, self._arrays, self._program.mesh)

@@ -145,6 +145,8 @@ def alone():
     yield pytest.param(jnp.matmul, (put(integers((64, 64)), "x"), put(integers((64, 64)))), "it sends nothing")
     yield pytest.param(lambda a, b: a @ b.T, (typed, put(integers((64, 64)), None, None, on=explicit)), "not Auto")
     yield pytest.param(calls_back, (x, x), "must not call the host")
+    one = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    yield pytest.param(jnp.matmul, (put(integers((8, 8)), "x", on=one),) * 2, "its mesh has one device")
 
 
 def test_without_tries_only_the_plain_step_is_compiled():
