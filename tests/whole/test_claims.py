@@ -163,6 +163,18 @@ def test_readme_says_what_plans_save():
     assert f"of {len(found)} shardings, and fewer in {worse}" in told
 
 
+def test_readme_says_what_whole_steps_send():
+    path = RESULTS / "optimized-jax-0.12.0.1.jsonl"
+    found = [row for row in map(json.loads, path.read_text().splitlines()) if row["on"] == "v5e:4x4"]
+    before, after = ([row[name]["sent"] for row in found] for name in ("before", "after"))
+    mean = statistics.geometric_mean(one / other for one, other in zip(before, after, strict=True))
+    planned = sum(row["before"] != row["after"] for row in found)
+    told = claimed("whole steps on a mesh")
+    assert f"[{mean:.2f} times](benchmarks/results/{path.stem}.md)" in told
+    assert f"of {len(found)} steps, of which {planned} are planned" in told
+    assert ("none sends more" in told) == all(one >= other for one, other in zip(before, after, strict=True))
+
+
 def test_readme_says_what_calls_cost():
     eager = rows("benchmarks.md", "What calls cost")[0][-1]
     assert f"takes [{eager}](docs/pages/benchmarks.md)" in claimed("cheap calls")
