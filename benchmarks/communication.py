@@ -94,15 +94,22 @@ def kind(expected: int, compiled: int) -> str:
 
 def report(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """Writes what was found."""
-    text = ["# What programs are expected to send, and what the compiler makes of them", ""]
-    text += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
-    text += [(__doc__ or "").partition("\n\n")[2].strip(), ""]
+    title = "What programs are expected to send, and what the compiler makes of them"
+    text = written(title, __doc__ or "", rows, facts, lambda here: [summary(here), "", *_table(here)])
+    return "\n".join([*text, "## Rows that differ by more than 10 %", "", *_others(rows), ""])
+
+
+def written(
+    title: str, words: str, rows: Sequence[Row], facts: dict[str, Any], part: Callable[[Sequence[Row]], list[str]]
+) -> list[str]:
+    """Writes the head of a report, and a part for each of `ON` that has rows."""
+    text = [f"# {title}", "", ", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
+    text += [words.partition("\n\n")[2].strip(), ""]
     for on in ON:
         here = [one for one in rows if one["on"] == on]
         if here:
-            text += [f"## {on}", "", summary(here), "", *_table(here), ""]
-    text += ["## Rows that differ by more than 10 %", "", *_others(rows), ""]
-    return "\n".join(text)
+            text += [f"## {on}", "", *part(here), ""]
+    return text
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -16,7 +16,7 @@ import jax
 
 import jbdot
 from benchmarks import sharded
-from benchmarks.communication import ON, Row, run
+from benchmarks.communication import ON, Row, run, written
 from jbdot.core.text import bytes_text
 from jbdot.programs.communication_report import CommunicationReport
 from jbdot.programs.step_plan import TRIES
@@ -53,14 +53,8 @@ def figures(report: CommunicationReport) -> Row:
 
 def report(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """Writes what was found."""
-    text = ["# What optimize saves in whole steps whose shardings are given", ""]
-    text += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
-    text += [(__doc__ or "").partition("\n\n")[2].strip(), ""]
-    for on in ON:
-        here = [one for one in rows if one["on"] == on]
-        if here:
-            text += [f"## {on}", "", summary(here), "", *_table(here), ""]
-    return "\n".join(text)
+    title = "What optimize saves in whole steps whose shardings are given"
+    return "\n".join(written(title, __doc__ or "", rows, facts, lambda here: [summary(here), "", *_table(here)]))
 
 
 def summary(rows: Sequence[Row]) -> str:

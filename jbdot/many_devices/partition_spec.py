@@ -67,6 +67,11 @@ def divided(sharding: Sharding, shape: Shape, mesh: Mapping[str, int], name: str
             )
 
 
+def cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
+    """Leaves out the mesh axes of one device, which cut nothing."""
+    return tuple(tuple[str, ...](axis for axis in axes if mesh[axis] > 1) for axes in sharding)
+
+
 def written(sharding: Sharding) -> PartitionSpec:
     """Writes a PartitionSpec.
 

@@ -377,13 +377,18 @@ def _task(
         partition_spec.divided(end, shape, sizes, "out")
     dtypes = _moved_as(c, dot_spec, settings, links, math.prod(sizes.values()))
     left, right = (
-        Block.of(x.shape, dtype, _cutting(partition_spec.read(x.sharding.spec, x.ndim, sizes, name), sizes), sizes)
+        Block.of(
+            x.shape,
+            dtype,
+            partition_spec.cutting(partition_spec.read(x.sharding.spec, x.ndim, sizes, name), sizes),
+            sizes,
+        )
         for name, x, dtype in (("lhs", lhs, dtypes[0]), ("rhs", rhs, dtypes[1]))
     )
     natural = CallPlan(c).out_dtype(lhs.dtype, rhs.dtype)
     sums = _sum_dtype(dot_spec, natural, settings, math.prod(sizes.values()))
     reduce = None if settings.reduce == "forbid" else settings.reduce
-    out = None if end is None else _cutting(end, sizes)
+    out = None if end is None else partition_spec.cutting(end, sizes)
     slow = tuple(axis.name for axis in links.axes if axis.crosses)
     sides = links.sides([axis.name for axis in links.axes if not axis.crosses])
     return Task(c, sizes, left, right, out, shape, dot_spec.dtype, sums, reduce, slow, sides)
@@ -463,10 +468,6 @@ def _placed(name: str, x: Any, mesh: Any) -> jax.ShapeDtypeStruct:
     sharding = partition_spec.read(spec, len(x.shape), mesh.shape, name)
     partition_spec.divided(sharding, tuple(x.shape), mesh.shape, name)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, partition_spec.written(sharding)))
-
-
-def _cutting(sharding: Sharding, mesh: Mapping[str, int]) -> Sharding:
-    return tuple(tuple[str, ...](axis for axis in axes if mesh[axis] > 1) for axes in sharding)
 
 
 def _sum_dtype(dot_spec: DotSpec, natural: Any, settings: Settings, devices: int) -> str:

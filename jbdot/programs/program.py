@@ -83,7 +83,7 @@ class _Flat:
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         pairs, self._structure = jax.tree.flatten_with_path(tuple(args))
         self._function, self._leaves = function, [leaf for _, leaf in pairs]
-        self._places = [at for at, leaf in enumerate(self._leaves) if _is_array(leaf)]
+        self._places = [at for at, leaf in enumerate(self._leaves) if is_array(leaf)]
         self._impls = {at: _key_impl(self._leaves[at]) for at in self._places}
         self.arrays = tuple(_abstract(self._leaves[at], self._impls[at]) for at in self._places)
         parameters = _parameters(function, len(args))
@@ -99,7 +99,7 @@ class _Flat:
         changed = [
             now for before, now in zip(leaves, jax.tree.leaves(args), strict=False) if now is not before
         ]  # in place
-        return [jax.random.key_data(x) if _key_impl(x) else x for x in (*made, *changed) if _is_array(x)]
+        return [jax.random.key_data(x) if _key_impl(x) else x for x in (*made, *changed) if is_array(x)]
 
 
 def _traced(
@@ -190,22 +190,28 @@ def _on(mesh: Any) -> Any:
 # Arguments.
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
+    """Says whether a leaf of the arguments is an array, or stands for one."""
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
 def _key_impl(x: Any) -> Any:
     """Names the generator of an array of random keys; None of any other array."""
-    if not (_is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)):
+    if not (is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)):
         return None
     found: list[Any] = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), jax.ShapeDtypeStruct(x.shape, x.dtype))
     return found[0]
 
 
-def _abstract(x: Any, impl: Any) -> jax.ShapeDtypeStruct:
+def sharding_of(x: Any) -> NamedSharding | None:
+    """Returns the sharding of an array, if it is over a mesh."""
     sharding = getattr(x, "sharding", None)
-    sharding = sharding if isinstance(sharding, NamedSharding) else None
+    return sharding if isinstance(sharding, NamedSharding) else None
+
+
+def _abstract(x: Any, impl: Any) -> jax.ShapeDtypeStruct:
+    sharding = sharding_of(x)
     if impl:
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(x.shape, x.dtype))
         return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)

@@ -5,7 +5,6 @@ Bytes, memory and times are estimates (`layout_cost`); `ProgramPlan.compile_for`
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -26,7 +25,7 @@ from jbdot.programs.constraining import placed
 from jbdot.programs.layout_cost import Costs
 from jbdot.programs.layout_search import Candidate, LayoutSearch
 from jbdot.programs.program_decision import ProgramDecision, Traced, parameters_of, roles_of
-from jbdot.programs.witness import Between, witnessed
+from jbdot.programs.witness import Between, tell, witnessed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -258,7 +257,7 @@ def _plan(
     costs = Costs(traced.flow, sizes, links, traced.tied, pinned)
     search = LayoutSearch(costs, *roles_of(traced), limit, _progress(costs))
     winner = search.run()
-    _done()
+    tell("")
     if search.score(winner.layout)[0] > 0:
         raise _too_large(winner, limit, links.hardware.name)
     candidates = sorted(search.named, key=lambda each: search.score(each.layout))
@@ -373,7 +372,7 @@ def _pinned(
             spec = PartitionSpec(spec) if isinstance(spec, str) else spec
             sharding = partition_spec.read(spec, len(array.shape), sizes, traced.names[at])
             partition_spec.divided(sharding, array.shape, sizes, traced.names[at])
-            found[at] = tuple(tuple(axis for axis in axes if sizes[axis] > 1) for axes in sharding)
+            found[at] = partition_spec.cutting(sharding, sizes)
     return found
 
 
@@ -388,18 +387,12 @@ def _progress(costs: Costs) -> Callable[[Candidate], None]:
     """Tells on a terminal how far the search is."""
     told = [0]
 
-    def tell(best: Candidate) -> None:
-        if sys.stderr.isatty() and len(costs) >= told[0] + _TOLD:
+    def say(best: Candidate) -> None:
+        if len(costs) >= told[0] + _TOLD:
             told[0] = len(costs)
-            sys.stderr.write(f"\r\x1b[Kplan_program: {len(costs)} layouts, best {best.cost.total_us / 1e3:,.2f} ms")
-            sys.stderr.flush()
+            tell(f"{len(costs)} layouts, best {best.cost.total_us / 1e3:,.2f} ms")
 
-    return tell
-
-
-def _done() -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+    return say
 
 
 def _too_large(best: Candidate, limit: float, name: str) -> BadValue:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
-from jbdot.core.text import bytes_text
+from jbdot.core.text import bytes_text, rounded_text
 from jbdot.programs.communication_report import CommunicationReport
 from jbdot.programs.layout_search import Candidate
 
@@ -50,7 +50,7 @@ class Witnessed:
         if self.report is None:
             return "refused", "", ""
         report = self.report
-        times = (f"{us / 1e3:,.3g}" for us in (report.step_us, report.compute_us or 0.0, report.sending_us))
+        times = (rounded_text(us / 1e3) for us in (report.step_us, report.compute_us or 0.0, report.sending_us))
         total, compute, sending = times
         return f"{total} = {compute} + {sending}", bytes_text(report.sent), bytes_text(report.memory_bytes)
 
@@ -79,7 +79,7 @@ def witnessed(
 
     def ask(asked: Iterable[tuple[Candidate, Between]]) -> None:
         for candidate, between in asked:
-            _tell(f"compiling for {topology}: {len(found) + 1}, {candidate.name}, {BETWEEN[between]}")
+            tell(f"compiling for {topology}: {len(found) + 1}, {candidate.name}, {BETWEEN[between]}")
             try:
                 found.append(Witnessed(candidate, between, compiled(candidate, between)))
             except RuntimeError as error:
@@ -93,7 +93,7 @@ def witnessed(
     except KeyboardInterrupt:
         if not found:
             raise
-    _tell("")
+    tell("")
     return tuple(sorted(found, key=lambda each: each.score(limit)))
 
 
@@ -114,8 +114,8 @@ def _few(candidates: Sequence[Candidate], limit: float, is_clear: Callable[[Cand
     yield from near[: _FEW - 1]
 
 
-def _tell(words: str) -> None:
-    """Tells on a terminal how far it is."""
+def tell(words: str) -> None:
+    """Tells on a terminal how far planning is; with no words takes away what stands there."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{words and 'plan_program: '}{words}")
         sys.stderr.flush()
