@@ -31,7 +31,7 @@ from jbdot.programs.communication_report import CommunicationReport
 from jbdot.programs.constraining import placed
 from jbdot.programs.layout_cost import Costs
 from jbdot.programs.layout_search import LayoutSearch
-from jbdot.programs.program import Program, said
+from jbdot.programs.program import Program, is_array, said, sharding_of
 from jbdot.programs.program_decision import Traced, roles_of
 
 TRIES: Final = 2  # planned programs that are compiled beside the plain one
@@ -157,13 +157,14 @@ class StepPlans:
 
     def _call(self, args: Any, kwargs: Any) -> "_Call":
         """Traces a call, and finds out which of its numbers are static."""
+        program = _program(self._function, args, kwargs)  # what is wrong but for that is raised here
         for numbers in _NUMBERS[_NUMBERS.index(self._numbers) : -1]:
             with contextlib.suppress(TypeError, ValueError):
-                call = _Call(self._function, args, kwargs, numbers)
+                call = _Call(self._function, args, kwargs, numbers, program)
                 self._numbers = numbers
                 return call
         self._numbers = ()
-        return _Call(self._function, args, kwargs, ())
+        return _Call(self._function, args, kwargs, (), program)
 
     def _key(self, args: Any, kwargs: Any) -> Any:
         """Returns what a plan holds for; None where something within is traced, or cannot be told apart."""
@@ -172,7 +173,7 @@ class StepPlans:
             return None
         found = (
             (x.shape, x.dtype, getattr(x, "sharding", None))
-            if _is_array(x)
+            if is_array(x)
             else type(x)
             if isinstance(x, self._numbers)
             else (type(x), x)
@@ -214,11 +215,12 @@ class StepPlans:
 class _Call:
     """A call of a jitted function, as a function of its arrays alone."""
 
-    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, numbers: tuple[type, ...]) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
+    def __init__(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, numbers: tuple[type, ...], program: Program
+    ) -> None:
+        self.function, self.args, self.kwargs, self._program = function, args, kwargs, program
         self._leaves, self._structure = jax.tree.flatten((args, kwargs))
-        self._places = [at for at, x in enumerate(self._leaves) if _is_array(x) or isinstance(x, numbers)]
-        self._program = self._of(function)
+        self._places = [at for at, x in enumerate(self._leaves) if is_array(x) or isinstance(x, numbers)]
         self.left = ""  # why it is left alone, where that is known before it is compiled
         if any(kind != AxisType.Auto for kind in self._program.mesh.axis_types):
             self.left = "left alone: the axes of its mesh are not Auto, so its own types say where every array is"
@@ -243,17 +245,6 @@ class _Call:
         args, kwargs = jax.tree.unflatten(self._structure, leaves)
         return self.function(*args, **kwargs)
 
-    def _of(self, function: Callable[..., Any]) -> Program:
-        """Traces the call of a function of the same arguments."""
-        if not self.kwargs:
-            return Program.of(function, self.args)
-
-        def called(args: Any, kwargs: Any) -> Any:
-            return function(*args, **kwargs)
-
-        called.__name__ = getattr(function, "__name__", "called")
-        return Program.of(called, (self.args, self.kwargs))
-
     # Planning.
 
     def planned(self, tries: int, topology: str | None = None, hardware: Hardware | None = None) -> StepPlan:
@@ -275,7 +266,7 @@ class _Call:
         left = left or ("" if tries else "left alone: with tries=0 nothing else is compiled")
         if not left:
             for name, run in itertools.islice(self._candidates(before, topology), tries):
-                trial = _tried(name, self._of(run), before, topology)
+                trial = _tried(name, _program(run, self.args, self.kwargs), before, topology)
                 trials.append(trial)
                 if trial.report and not trial.against:
                     good.append((trial.report, run))
@@ -290,8 +281,11 @@ class _Call:
     ) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Gives planned steps, the best by estimates first, which are within what plain jit sends and computes."""
         mesh, traced = self._program.mesh, self._traced
-        arrays = zip(self._arrays, traced.jaxpr.in_avals, strict=True)
-        given, out, donated = said(traced.jaxpr, tuple(_abstract(x, aval) for x, aval in arrays))
+        arrays = (
+            jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding_of(x))
+            for x, aval in zip(self._arrays, traced.jaxpr.in_avals, strict=True)
+        )
+        given, out, donated = said(traced.jaxpr, tuple(arrays))
         sizes = dict(mesh.shape)
         out_shardings = [
             sharding or (None if spec is None else NamedSharding(mesh, spec))
@@ -315,8 +309,9 @@ class _Call:
         for at in range(0, len(ranked), 2):
             for moved, candidate in itertools.product((True, False), ranked[at : at + 2]):
                 jaxpr = placed(traced.jaxpr, traced.flow, costs, candidate.layout, mesh, moved)
-                if str(jaxpr) not in seen:
-                    seen.add(str(jaxpr))
+                text = str(jaxpr)
+                if text not in seen:
+                    seen.add(text)
                     yield candidate.name, self._step(jaxpr, traced.out, out_shardings, donated)
 
     def _step(self, jaxpr: Any, out: Any, out_shardings: Sequence[Any], donated: Sequence[int]) -> Callable[..., Any]:
@@ -335,6 +330,18 @@ class _Call:
             return jax.tree.unflatten(out, run(*(leaves[at] for at in places)))
 
         return planned
+
+
+def _program(function: Callable[..., Any], args: Any, kwargs: Any) -> Program:
+    """Traces a call."""
+    if not kwargs:
+        return Program.of(function, args)
+
+    def called(args: Any, kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    called.__name__ = getattr(function, "__name__", "called")
+    return Program.of(called, (args, kwargs))
 
 
 def _tried(name: str, program: Program, before: CommunicationReport, topology: str | None) -> Trial:
@@ -379,16 +386,4 @@ def _sharding(sharding: NamedSharding | None, ndim: int, sizes: Mapping[str, int
     """Reads where an array is; one that is nowhere yet is everywhere."""
     if sharding is None:
         return ((),) * ndim
-    found = partition_spec.read(sharding.spec, ndim, sizes, "")
-    return tuple(tuple(axis for axis in axes if sizes[axis] > 1) for axes in found)
-
-
-def _abstract(x: Any, aval: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(x, "sharding", None)
-    return jax.ShapeDtypeStruct(
-        aval.shape, aval.dtype, sharding=sharding if isinstance(sharding, NamedSharding) else None
-    )
-
-
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "shape") and hasattr(x, "dtype")
+    return partition_spec.cutting(partition_spec.read(sharding.spec, ndim, sizes, ""), sizes)

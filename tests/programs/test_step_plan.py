@@ -132,6 +132,14 @@ def test_static_arguments_keywords_keys_and_none():
     assert len(optimized._plans._found) == 2
 
 
+def test_a_call_on_no_mesh_does_not_make_numbers_static():
+    optimized = jbdot.optimize(jax.jit(descended))
+    here = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), wide())
+    for rate in (0.5, 0.25):
+        optimized(*here, rate)
+    assert len(optimized._plans._found) == 1
+
+
 def alone():
     """Calls that are left alone, each with why."""
     x = put(integers((64, 64)), "x", "y")
