@@ -113,6 +113,7 @@ class Flow:
         lives: Of each array the operation that makes it, -1 for an argument, and the last that needs it.
         unknown: Primitives whose axes are not known, and how many equations are of them.
         turns: What loops carry.
+        handed: Pairs of arrays of which the second is the first, as a loop or a branch is given it or gives it back.
     """
 
     arguments: tuple[Array, ...]
@@ -122,6 +123,7 @@ class Flow:
     lives: dict[Array, tuple[int, int]] = dataclasses.field(repr=False)
     unknown: dict[str, int]
     turns: tuple["Turn", ...] = dataclasses.field(repr=False)
+    handed: tuple[tuple[Array, Array], ...] = dataclasses.field(repr=False)
     _joined: tuple[int, ...] = dataclasses.field(repr=False)
     _scanned: frozenset[int] = dataclasses.field(repr=False)
 
@@ -145,8 +147,8 @@ class Flow:
         lives = {array: (first, last) for array, (first, last) in reader.lives.items()}
         joined = reader.canonical([*arguments, *results])
         scanned = frozenset(joined[place] for place in reader.scanned)
-        operations, turns = tuple(reader.operations), tuple(reader.turns)
-        return cls(arguments, results, operations, steps, lives, dict(reader.unknown), turns, joined, scanned)
+        operations, turns, handed = tuple(reader.operations), tuple(reader.turns), tuple(reader.handed)
+        return cls(arguments, results, operations, steps, lives, dict(reader.unknown), turns, handed, joined, scanned)
 
     @functools.cached_property
     def anchors(self) -> frozenset[Array]:
@@ -187,6 +189,7 @@ class _Reader:
         self.scanned: set[int] = set()
         self.unknown: Counter[str] = Counter()
         self.turns: list[Turn] = []
+        self.handed: list[tuple[Array, Array]] = []
         self._times = 1.0
 
     def program(self, jaxpr: Any) -> tuple[tuple[Array, ...], tuple[Array, ...], Block]:
@@ -277,6 +280,9 @@ class _Reader:
                     joined.setdefault(dim, []).append(place)
         for places in joined.values():
             self._join(places)
+        if name in _WRAPS:  # the words of a random key stay together
+            (x, out), words = (*arrays, *outs), slice(min(map(len, (arrays[0].shape, outs[0].shape))), None)
+            self.scanned |= {place for place in (*x.places[words], *out.places[words]) if place >= 0}
         for array in outs:
             self.lives[array][0] = len(self.operations)
         self._needed([*arrays, *outs])
@@ -315,7 +321,7 @@ class _Reader:
         given[:consts] = arrays[:consts]
         carried = given[consts : consts + carries]
         made, steps = self._repeated(closed, given, equation.params["length"])
-        self._carried(carried, made[:carries], outs[:carries])
+        self._carried(arrays[consts:], carried, made[:carries], outs[:carries])
         for end, out in zip(made[carries:], outs[carries:], strict=True):
             for pair in zip(end.places, out.places[1:], strict=True):
                 self._join(pair)
@@ -331,11 +337,14 @@ class _Reader:
         given = [self._new(variable.aval, x.places) for x, variable in zip(start, equation.outvars, strict=True)]
         outs = [self._new(variable.aval) for variable in equation.outvars]
         made, steps = self._inside(equation.params["body_jaxpr"], [*arrays[skipped : skipped + consts], *given])
-        self._carried(given, made, outs)
+        self._carried(start, given, made, outs)
         self._needed([*arrays, *given, *made, *outs])
         return outs, Inner((steps,), tuple(given), consts)
 
-    def _carried(self, given: Sequence[Array], made: Sequence[Array], outs: Sequence[Array]) -> None:
+    def _carried(
+        self, start: Sequence[Array], given: Sequence[Array], made: Sequence[Array], outs: Sequence[Array]
+    ) -> None:
+        self.handed += [*zip(start, given, strict=False), *zip(made, outs, strict=True)]
         for begin, end, out in zip(given, made, outs, strict=True):
             for places in zip(begin.places, end.places, out.places, strict=True):
                 self._join(places)
@@ -350,6 +359,7 @@ class _Reader:
         for branch in branches:
             found, steps = self._repeated(branch, arrays[1:], 1 / len(branches))
             blocks.append(steps)
+            self.handed += zip(found, outs, strict=True)
             for made, out in zip(found, outs, strict=True):
                 for pair in zip(made.places, out.places, strict=True):
                     self._join(pair)
@@ -378,6 +388,7 @@ _RULES: dict[str, _Rule] = {}
 _LOOPS: Final = ("scan", "while", "cond")
 _LEFT: Final = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")  # their derivatives are not in the jaxpr
 _OPAQUE: Final = ("shard_map", "pallas_call", "custom_call")  # what is inside is of one device, or no jaxpr of JAX
+_WRAPS: Final = ("random_wrap", "random_unwrap")  # numbers to random keys, and back
 _MOVES: Final = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy", "sharding_constraint")
 
 
@@ -459,6 +470,17 @@ def _convolution(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence
     return Work([tuple(lhs), tuple(rhs)], [tuple(out)], ["sum"], whole, flops)
 
 
+@_rule(*_WRAPS, "random_split", "random_bits")
+def _random(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
+    """Keeps the axes of the keys, which come first; what is made of each comes behind."""
+    shared = min(len(arrays[0].shape), len(outs[0].shape))
+
+    def dims(x: Array) -> Dims:
+        return tuple(at if at < shared else ("drawn", at) for at in range(len(x.shape)))
+
+    return Work([dims(arrays[0])], [dims(outs[0])], fuses=True)
+
+
 @_rule("broadcast_in_dim")
 def _broadcast(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
     x, out = arrays[0], outs[0]
@@ -479,6 +501,12 @@ def _squeeze(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Arr
     return Work([_numbers(arrays[0])], [tuple(at for at in _numbers(arrays[0]) if at not in gone)], fuses=True)
 
 
+@_rule("unstack")
+def _unstack(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
+    kept = tuple(at for at in _numbers(arrays[0]) if at != params["axis"] % len(arrays[0].shape))
+    return Work([tuple(at if at in kept else None for at in _numbers(arrays[0]))], [kept for _ in outs], fuses=True)
+
+
 @_rule("expand_dims")
 def _expand(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
     new = params["dimensions"]
@@ -493,6 +521,15 @@ def _reduction(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[A
     gone = set(params["axes"])
     kept = tuple(at for at in _numbers(arrays[0]) if at not in gone)
     return Work([_numbers(x) for x in arrays], [kept for _ in outs], gone)
+
+
+@_rule("psum", "pmax", "pmin")
+def _collective(params: dict[str, Any], arrays: Sequence[Array], outs: Sequence[Array]) -> Work:
+    """Reduces axes of each array, which a vmap has made of the axis that it names."""
+    gone = [axis for axis in params["axes"] if isinstance(axis, int)]
+    ins = [tuple((number, at) for at in _numbers(x)) for number, x in enumerate(arrays)]
+    kept = [tuple(dim for dim in dims if dim[1] not in gone) for dims in ins]
+    return Work(ins, kept, {dim for dims in ins for dim in dims if dim[1] in gone})
 
 
 @_rule("reshape")

@@ -96,10 +96,8 @@ class _Flat:
             leaves[at] = jax.random.wrap_key_data(array, impl=self._impls[at]) if self._impls[at] else array
         args = jax.tree.unflatten(self._structure, leaves)
         made = jax.tree.leaves(self._function(*args))
-        changed = [
-            now for before, now in zip(leaves, jax.tree.leaves(args), strict=False) if now is not before
-        ]  # in place
-        return [jax.random.key_data(x) if _key_impl(x) else x for x in (*made, *changed) if is_array(x)]
+        found = (x for x in (*made, *changed(leaves, args)) if is_array(x))
+        return [jax.random.key_data(x) if _key_impl(x) else x for x in found]
 
 
 def _traced(
@@ -188,6 +186,23 @@ def _on(mesh: Any) -> Any:
 
 
 # Arguments.
+
+
+def changed(before: Sequence[Any], args: Any) -> list[Any]:
+    """Returns what a function has put into the attributes of its arguments, as Flax's NNX does.
+
+    What it puts into a dict or a list is gone when it ends: `jax.jit` gives it copies of these.
+
+    Args:
+        before: The leaves of its arguments.
+        args: Its arguments, as it has left them.
+    """
+    now = jax.tree.leaves_with_path(args)
+    return [
+        leaf
+        for old, (path, leaf) in zip(before, now, strict=False)
+        if leaf is not old and any(isinstance(key, jax.tree_util.GetAttrKey) for key in path)
+    ]
 
 
 def is_array(x: Any) -> bool:

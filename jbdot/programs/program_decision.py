@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,47 +14,81 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import AbstractMesh
 
-from jbdot.core.errors import BadType, kind_text
 from jbdot.devices.links import Links
 from jbdot.hardware import Hardware
 from jbdot.many_devices.block import Sharding
 from jbdot.programs.labels import Array, Flow
 from jbdot.programs.layout import Label
 from jbdot.programs.layout_search import Candidate
+from jbdot.programs.program import changed, is_array
 from jbdot.programs.witness import Between, Witnessed
 
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A function as a program of arrays.
+    """A function as a program of arrays, wherever in its arguments they are; all else is part of the program.
 
     Attributes:
-        jaxpr: Of all its arrays.
+        jaxpr: Of all its arrays. What the function puts into its arguments in place are results too, the last ones.
         flow: What that does.
         names: Where each argument stands, such as "params['w']".
-        structure: Of the arguments.
-        out: The structure of the results.
+        owners: Of each argument the number of the function's argument that it stands in.
+        places: Of each argument its number among the leaves of the function's arguments.
+        structure: Of the function's arguments.
+        out: The structure of what the function gives.
+        made: Of each leaf of that the number of the result; None of one that is no array.
         tied: Of each result the number of the argument that it is the next state of; None of others.
     """
 
     jaxpr: Any = dataclasses.field(repr=False)
     flow: Flow = dataclasses.field(repr=False)
     names: tuple[str, ...]
+    owners: tuple[int, ...]
+    places: tuple[int, ...]
     structure: Any
     out: Any
+    made: tuple[int | None, ...]
     tied: tuple[int | None, ...]
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: Sequence[Any], mesh: Any) -> "Traced":
         """Traces a function."""
         pairs, structure = jax.tree.flatten_with_path(tuple(args))
-        parameters = parameters_of(function, len(args))
-        names = tuple(parameters[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in pairs)
-        shapes = [_shape(name, leaf) for name, (_, leaf) in zip(names, pairs, strict=True)]
+        is_given = _is_argument if all(_is_argument(leaf) for _, leaf in pairs) else is_array  # as jit has it, or not
+        places = tuple(at for at, (_, leaf) in enumerate(pairs) if is_given(leaf))
+        given: list[Any] = [leaf for _, leaf in pairs]
+        found: list[Any] = []
+
+        def program(*arrays: Any) -> list[Any]:
+            leaves = list(given)
+            for at, array in zip(places, arrays, strict=True):
+                leaves[at] = array
+            args = jax.tree.unflatten(structure, leaves)
+            made, out = jax.tree.flatten(function(*args))
+            found[:] = out, [is_given(x) for x in made]
+            return [x for x in (*made, *changed(leaves, args)) if is_given(x)]
+
         with _on(mesh):
-            jaxpr, out = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, shapes))
-        flow = Flow.of(jaxpr)
-        return cls(jaxpr, flow, names, structure, jax.tree.structure(out), _tied(flow))
+            jaxpr = jax.make_jaxpr(program)(*(_shape(given[at]) for at in places))
+        flow, (out, is_made) = Flow.of(jaxpr), found
+        parameters = parameters_of(function, len(args))
+        paths = [pairs[at][0] for at in places]
+        names = tuple(parameters[path[0].idx] + jax.tree_util.keystr(path[1:]) for path in paths)
+        owners = tuple(path[0].idx for path in paths)
+        numbers = itertools.count()
+        made = tuple(next(numbers) if each else None for each in is_made)
+        traced = cls(jaxpr, flow, names, owners, places, structure, out, made, ())
+        return dataclasses.replace(traced, tied=_tied(traced))
+
+    @property
+    def is_of_arrays(self) -> bool:
+        """Says whether the function takes arrays and gives arrays, and changes none in place: what `jax.jit` takes."""
+        return len(self.places) == self.structure.num_leaves and self.made == tuple(range(len(self.flow.results)))
+
+    def arguments(self, values: Iterable[Any]) -> Any:
+        """Returns the function's arguments with a value for each array, and None for all else."""
+        found = dict(zip(self.places, values, strict=True))
+        return jax.tree.unflatten(self.structure, [found.get(at) for at in range(self.structure.num_leaves)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +156,8 @@ class ProgramDecision:
         The memory of a plan counts them once.
         """
         back = {at for at in self.traced.tied if at is not None}
-        found, first = list[int](), 0
-        for number, argument in enumerate(self.traced.structure.children()):
-            if argument.num_leaves and back.issuperset(range(first, first + argument.num_leaves)):
-                found.append(number)
-            first += argument.num_leaves
-        return tuple(found)
+        owners = self.traced.owners
+        return tuple(sorted({*owners} - {owner for at, owner in enumerate(owners) if at not in back}))
 
 
 def _on(mesh: Any) -> Any:
@@ -134,15 +165,14 @@ def _on(mesh: Any) -> Any:
     return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
 
 
-def _shape(name: str, x: Any) -> jax.ShapeDtypeStruct:
+def _is_argument(x: Any) -> bool:
+    """Says whether `jax.jit` takes it as an array."""
+    return is_array(x) or isinstance(x, bool | int | float | complex)
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
     if isinstance(x, bool | int | float | complex | np.generic):
         return jax.ShapeDtypeStruct((), jax.dtypes.canonicalize_dtype(np.asarray(x).dtype), weak_type=True)
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise BadType(
-            "arguments must be arrays or jax.ShapeDtypeStructs, in pytrees",
-            f"{name} is a {kind_text(x)}",
-            "Give shapes with jax.eval_shape, and all else with functools.partial",
-        )
     dtype = x.dtype if jnp.issubdtype(x.dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(x.dtype)
     return jax.ShapeDtypeStruct(x.shape, dtype, weak_type=bool(getattr(x, "weak_type", False)))
 
@@ -160,30 +190,71 @@ def parameters_of(function: Callable[..., Any], count: int) -> list[str]:
     return [*names, *(f"argument {at}" for at in range(len(names), count))][:count]
 
 
-def _tied(flow: Flow) -> tuple[int | None, ...]:
-    """Says of which argument each result is the next state: it has its shape and labels, and is made from it in place.
+def _tied(traced: Traced) -> tuple[int | None, ...]:
+    """Says of which argument each result is the next state: it is an array as that, and is made from it in place.
 
-    What goes through a dot on its way, as into a gradient, is another array.
+    What goes through a dot on its way, as into a gradient, is another array. Where at least half of the arrays of an
+    argument come back so, in a result that is built as it is, the others do too: what is drawn or counted anew.
     """
-    reached: dict[Array, set[int]] = {array: {at} for at, array in enumerate(flow.arguments)}
-    for operation in flow.operations:
-        if operation.fuses or operation.name in ("dynamic_update_slice", "scatter"):
-            found = set[int]().union(*(reached.get(array, ()) for array, _ in operation.ins))
-            reached |= {array: found for array, _ in operation.outs if found}
-    taken: set[int] = set()
-    tied: list[int | None] = []
-    for result in flow.results:
-        labels = flow.labels(result)
-        fit = (
-            at
-            for at in sorted(reached.get(result, ()))
-            if at not in taken
-            and (flow.arguments[at].shape, flow.arguments[at].dtype) == (result.shape, result.dtype)
-            and flow.labels(flow.arguments[at]) == labels
-        )
-        tied.append(next(fit, None))
-        taken |= {at for at in tied[-1:] if at is not None}
-    return tuple(tied)
+    jaxpr, flow, reached = traced.jaxpr, traced.flow, _reached(traced.flow)
+    given, made = (
+        [(array.shape, array.dtype, bool(getattr(aval, "weak_type", False))) for aval, array in zip(*pair, strict=True)]
+        for pair in ((jaxpr.in_avals, flow.arguments), (jaxpr.out_avals, flow.results))
+    )
+    labels = [flow.labels(array) for array in flow.arguments]
+    tied: dict[int, int] = {}
+    for number, result in enumerate(flow.results):
+        for at in sorted(reached.get(result, frozenset()).difference(tied.values())):
+            if given[at] == made[number] and labels[at] == flow.labels(result):
+                tied[number] = at
+                break
+    for pairs in _alike(traced):
+        whole = all(given[at] == made[number] for number, at in pairs)
+        if whole and 2 * sum(tied.get(number) == at for number, at in pairs) >= len(pairs):
+            tied = {number: at for number, at in tied.items() if at not in dict(pairs).values()} | dict(pairs)
+    return tuple(tied.get(number) for number in range(len(flow.results)))
+
+
+def _alike(traced: Traced) -> Iterator[list[tuple[int, int]]]:
+    """Pairs, for each argument of the function, results and arguments that stand in the same places of equal trees."""
+    results = [(traced.out, 0), *_children(traced.out)]
+    numbers = {place: at for at, place in enumerate(traced.places)}
+    for (tree, begin), (out, first) in itertools.product(_children(traced.structure), results):
+        if tree == out:
+            pairs = ((traced.made[first + at], numbers.get(begin + at)) for at in range(tree.num_leaves))
+            yield [(number, at) for number, at in pairs if number is not None and at is not None]
+
+
+def _children(tree: Any) -> Iterator[tuple[Any, int]]:
+    """Gives the trees that a tree is of, and the number of the first leaf of each."""
+    first = 0
+    for child in tree.children():
+        yield child, first
+        first += child.num_leaves
+
+
+def _reached(flow: Flow) -> dict[Array, frozenset[int]]:
+    """Says of each array, by their numbers, which arguments it is made from in place."""
+    steps = [
+        ([array for array, _ in operation.ins], [array for array, _ in operation.outs])
+        for operation in flow.operations
+        if operation.fuses or operation.name in ("dynamic_update_slice", "scatter")
+    ]
+    steps += [([given], [taken]) for given, taken in flow.handed]
+    readers: dict[Array, list[Array]] = {}
+    for ins, outs in steps:
+        for array in ins:
+            readers.setdefault(array, []).extend(outs)
+    found = {array: frozenset({at}) for at, array in enumerate(flow.arguments)}
+    waiting = list(found)
+    while waiting:
+        array = waiting.pop()
+        for made in readers.get(array, ()):
+            before = found.get(made, frozenset())
+            if not found[array] <= before:
+                found[made] = before | found[array]
+                waiting.append(made)
+    return found
 
 
 def roles_of(traced: Traced) -> tuple[Label | None, list[Label], list[Label]]:

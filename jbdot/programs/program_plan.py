@@ -57,13 +57,22 @@ class ProgramPlan(ProgramDecision):
             **options: Of `jax.jit`, such as `donate_argnums=plan.state`.
 
         Raises:
-            ValueError: The plan is for an abstract mesh, or, where it is called, of another function.
+            ValueError: The plan is for an abstract mesh, the program is not one of arrays alone, or, where it is
+                called, it is another function.
         """
         if isinstance(self.mesh, AbstractMesh):
             raise BadValue(
                 "a plan that is run must be for a mesh of devices",
                 f"it is for {self.mesh}",
                 "Plan for a mesh that jax.make_mesh gives, or ask plan.compile_for",
+            ).told("ProgramPlan", self.name)
+        if not self.traced.is_of_arrays:
+            raise BadValue(
+                "a plan that is run must be of a function of arrays, in pytrees, that changes none in place",
+                f"{self.name} is given, or gives, what is no array, or puts arrays into its arguments",
+                "Put its arguments where the plan has them, and call it as it is: of Flax's NNX model = "
+                "jax.device_put(model, plan.in_shardings[0]), of Equinox equinox.filter_shard(model, "
+                "plan.in_shardings[0])",
             ).told("ProgramPlan", self.name)
         shardings = {"in_shardings": self.in_shardings, "out_shardings": self.out_shardings}
         return jax.jit(self._constrained(function), **{**shardings, **options})
@@ -78,13 +87,15 @@ class ProgramPlan(ProgramDecision):
                     f"{getattr(function, '__name__', function)} has arrays with other labels than {self.name}",
                     "Plan it anew with jbdot.plan_program",
                 ).told("ProgramPlan", self.name)
-            told = traced.jaxpr if self.between == "free" else self._told(traced)
-            return jax.tree.unflatten(traced.out, jax_internals.run_jaxpr(told, *jax.tree.leaves(args)))
+            made = jax_internals.run_jaxpr(self._told(traced), *jax.tree.leaves(args))
+            return jax.tree.unflatten(traced.out, made)
 
         return planned
 
     def _told(self, traced: Traced) -> Any:
         """Returns the program's jaxpr, in which arrays are told where they are, and where they go for a dot."""
+        if self.between == "free":
+            return traced.jaxpr
         layout, costs = self.winner.layout, self.costs(traced)
         if self.between == "moved":
             return placed(traced.jaxpr, traced.flow, costs, layout, self.mesh)
@@ -105,23 +116,31 @@ class ProgramPlan(ProgramDecision):
 
     @property
     def specs(self) -> Any:
-        """Returns the PartitionSpec of each argument, as a tuple of pytrees: print it for code to paste."""
-        return jax.tree.unflatten(self.traced.structure, list(map(partition_spec.written, self.arrays.values())))
+        """Returns the PartitionSpec of each argument, as a tuple of pytrees: print it for code to paste.
+
+        In the place of what is no array stands None.
+        """
+        return self.traced.arguments(map(partition_spec.written, self.arrays.values()))
 
     @property
     def in_shardings(self) -> Any:
         """Returns the same as NamedShardings: `jax.jit(step, in_shardings=plan.in_shardings)`, or `jax.device_put`."""
-        return jax.tree.unflatten(self.traced.structure, list(map(self._named, self.arrays.values())))
+        return self.traced.arguments(map(self._named, self.arrays.values()))
 
     @property
     def out_shardings(self) -> Any:
         """Returns the NamedSharding of each result; state comes back as it went in."""
+        found = self._results
+        return jax.tree.unflatten(self.traced.out, [None if at is None else found[at] for at in self.traced.made])
+
+    @property
+    def _results(self) -> list[NamedSharding]:
+        """Returns the sharding of each result, also of those that are put into arguments."""
         given = list(self.arrays.values())
-        found = [
+        return [
             self._named(self.sharding(array) if at is None else given[at])
             for array, at in zip(self.traced.flow.results, self.traced.tied, strict=True)
         ]
-        return jax.tree.unflatten(self.traced.out, found)
 
     def compile_for(self, topology: str, timeout_s: float = 300.0) -> CommunicationReport:
         """Compiles the planned program, with its state donated, for devices that need not be here: see `communication`.
@@ -133,14 +152,23 @@ class ProgramPlan(ProgramDecision):
         Raises:
             ValueError, ImportError, RuntimeError: As of `communication`.
         """
-        structure = self.traced.structure
-        shapes = [
+        traced, told = self.traced, self._told(self.traced)
+        shapes = (
             jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=self._named(sharding))
-            for aval, sharding in zip(self.traced.jaxpr.in_avals, self.arrays.values(), strict=True)
-        ]
-        step = jax.jit(self._constrained(self.function), out_shardings=self.out_shardings, donate_argnums=self.state)
-        args = jax.tree.unflatten(structure, shapes)
-        return communication(step, *args, topology=topology, hardware=self.hardware, timeout_s=timeout_s)
+            for aval, sharding in zip(traced.jaxpr.in_avals, self.arrays.values(), strict=True)
+        )
+        state = [at for at, owner in enumerate(traced.owners) if owner in self.state]
+        run = jax.jit(
+            functools.partial(jax_internals.run_jaxpr, told), out_shardings=self._results, donate_argnums=state
+        )
+
+        @functools.wraps(self.function)
+        def step(*args: Any) -> Any:
+            return run(*jax.tree.leaves(args))
+
+        return communication(
+            step, *traced.arguments(shapes), topology=topology, hardware=self.hardware, timeout_s=timeout_s
+        )
 
     def __str__(self) -> str:
         return program_plan_report.text(self)
@@ -184,10 +212,13 @@ def plan_program(
     a device; data parallel, FSDP, tensor and sequence parallel, and their mixtures, are among them.
 
     Args:
-        function: Of arrays, in pytrees: parameters, the optimizer's state, a batch.
+        function: Of arrays, in pytrees: parameters, the optimizer's state, a batch. Also a step of Flax's NNX or of
+            Equinox, as it is written: models and optimizers are pytrees, and what is put into them in place is a
+            result.
         mesh: A `jax.sharding.Mesh` or `AbstractMesh`, or the sizes of its axes by name: {"data": 16, "model": 16}. Its
             axes are taken as Auto.
-        *args: Arrays or `jax.ShapeDtypeStruct`s; what shardings they have is not looked at.
+        *args: Arrays or `jax.ShapeDtypeStruct`s; what shardings they have is not looked at. All else is part of the
+            program, as are Python's numbers where there is such, for `jax.jit` takes neither then.
         memory: Bytes that each device may need; by default all that it has.
         fixed: What is decided already: for a parameter of the function, by its name, a PartitionSpec, or the name of
             the mesh axis that cuts the first axis of its arrays, or a pytree of these, which may stand for all below
@@ -203,7 +234,7 @@ def plan_program(
         function. An interrupt (Ctrl-C) ends the search, or the compiling, with the best layout so far.
 
     Raises:
-        TypeError: The function is none, the mesh is none, or an argument is no array.
+        TypeError: The function is none, or the mesh is none.
         ValueError: No layout fits into the memory, no mesh axis divides anything, the program calls the host, no
             figures are known for the devices, fixed names what is not there, or the mesh does not fit the topology.
         ImportError: The compiler for the topology is not installed.
@@ -354,6 +385,7 @@ def _pinned(
 ) -> dict[int, Sharding]:
     """Reads what is fixed: the sharding of arguments, by number."""
     found: dict[int, Sharding] = {}
+    numbers = {place: at for at, place in enumerate(traced.places)}
     first = {name: jax.tree.structure(args[:at]).num_leaves for at, name in enumerate(parameters)}
     for name, given in fixed.items():
         if name not in first:
@@ -365,10 +397,11 @@ def _pinned(
                 "what is fixed must have the structure of the argument, or stand for all below it",
                 f"{name}: {' '.join(str(error).split())[:200]}",
             ) from None
-        for at, spec in enumerate(jax.tree.leaves(specs, is_leaf=_is_spec), first[name]):
-            array = traced.flow.arguments[at]
-            if spec is None or not array.shape:
+        for place, spec in enumerate(jax.tree.leaves(specs, is_leaf=_is_spec), first[name]):
+            at = numbers.get(place)
+            if spec is None or at is None or not traced.flow.arguments[at].shape:
                 continue
+            array = traced.flow.arguments[at]
             spec = PartitionSpec(spec) if isinstance(spec, str) else spec
             sharding = partition_spec.read(spec, len(array.shape), sizes, traced.names[at])
             partition_spec.divided(sharding, array.shape, sizes, traced.names[at])

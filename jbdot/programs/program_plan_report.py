@@ -150,7 +150,8 @@ def why(plan: ProgramDecision) -> str:
     for each in faster[:1]:
         parts.append(f"{_capital(each.name)} would be faster, and does not fit: {_memory(plan, each)}.")
     if plan.state:
-        parts.append(f"Its state is counted once: donate it, plan(step, donate_argnums={plan.state}).")
+        how = "plan(step, {})" if plan.traced.is_of_arrays else "{} where it is jitted"
+        parts.append(f"Its state is counted once: donate it, {how.format(f'donate_argnums={plan.state}')}.")
     return " ".join(parts)
 
 

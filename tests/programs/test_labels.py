@@ -78,6 +78,10 @@ X, W = struct(8, 4), struct(4, 6)
         (lambda x: lax.cond(True, lambda: x @ x, lambda: x.T), (struct(4, 4),), "aa -> aa"),
         (lambda x: jax.nn.relu(jax.checkpoint(jnp.sin)(x)), (X,), "ab -> ab"),
         (lambda x, w: jax.vmap(jnp.dot, (0, None))(x, w), (X, W), "ab bc -> ac"),
+        (lambda x: jax.vmap(lambda row: row - lax.pmean(row, "b"), axis_name="b")(x), (X,), "ab -> ab"),
+        (lambda x: tuple(x[:2]), (X,), "ab -> b b"),
+        (lambda key: jax.random.split(key)[0], (struct(2, dtype="uint32"),), ". -> ."),
+        (lambda key: jax.random.normal(key, (8, 4)), (struct(2, dtype="uint32"),), ". -> bc"),
         (lambda x: x * jax.random.normal(jax.random.key(0), (8, 4)), (X,), "ab -> ab"),
     ],
 )

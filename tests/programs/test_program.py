@@ -80,6 +80,15 @@ def test_what_is_changed_in_place_is_a_result():
     assert sorted(x.shape for x in program.traced.out_info) == [(), (4, 3)]
 
 
+def test_what_is_put_into_a_dict_is_gone():
+    def step(params, x):
+        params["w"] = params["w"] + jnp.sum(x)
+        return jnp.sum(x)
+
+    program = Program.of(step, ({"w": struct((4, 3))}, struct((8, 4), P("x"))))
+    assert [x.shape for x in program.traced.out_info] == [()]
+
+
 def test_the_mesh_is_the_one_that_something_names():
     spread = jax.shard_map(lambda x: x, mesh=ON, in_specs=P("x"), out_specs=P("x"))
     assert Program.of(spread, (struct((8, 4)),)).mesh.shape == ON.shape

@@ -3,11 +3,13 @@
 import dataclasses
 import importlib.util
 import math
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 import steps
+from jax import lax
 from jax import numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -202,6 +204,81 @@ def test_random_keys_and_the_state_of_optax_are_arguments():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+class State(NamedTuple):
+    w: Any
+    key: Any
+    count: Any
+    mean: Any
+
+
+def updated(state, x, rate):
+    """A step that is skipped now and then, draws from a key of numbers, and gives a mean that it has not read."""
+    key, now = jax.random.split(state.key)
+
+    def taken(w):
+        return w - rate * jax.grad(lambda w: jnp.mean((x @ w) ** 2))(w)
+
+    w = lax.cond(state.count % 3 == 0, lambda w: w, taken, state.w)
+    w = w + jax.random.normal(now, w.shape)
+    return rate * jnp.sum(w), State(w, key, state.count + 1, jnp.mean(x, 0))
+
+
+def test_state_comes_back_through_branches_and_loops_and_what_is_drawn_anew_with_the_rest_of_it():
+    key, count = steps.struct(2, dtype="uint32"), steps.struct(dtype="int32")
+    state = State(steps.struct(16, 8), key, count, steps.struct(16))
+    plan = jbdot.plan_program(updated, {"x": 8}, state, steps.struct(64, 16), 0.5, hardware=SLOW)
+    assert plan.state == (0,)  # the number comes back as no number
+    assert plan.traced.tied == (None, 0, 1, 2, 3)
+    assert plan.specs[0].key == P()
+
+    def scanned(w, xs):
+        return lax.scan(lambda w, x: (w - x.T @ (x @ w), None), w, xs)[0]
+
+    assert jbdot.plan_program(scanned, {"x": 8}, SQUARE, steps.struct(4, 64, 64), hardware=SLOW).state == (0,)
+    assert jbdot.plan_program(jax.grad(lambda w: jnp.sum(w @ w)), {"x": 8}, SQUARE, hardware=SLOW).state == ()
+
+
+def test_a_step_of_nnx_is_planned_as_it_is_written():
+    nnx = pytest.importorskip("flax.nnx")
+    optax = pytest.importorskip("optax")
+    model = nnx.Linear(16, 32, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        loss, gradient = nnx.value_and_grad(lambda model: jnp.mean(model(x) ** 2))(model)
+        optimizer.update(model, gradient)
+        return loss
+
+    x = jnp.ones((64, 16))
+    plan = jbdot.plan_program(step, ON, model, optimizer, x, hardware=SLOW)
+    assert plan.state == (0, 1)
+    assert "donate it, donate_argnums=(0, 1) where it is jitted" in " ".join(str(plan).split())
+    assert jax.tree.structure(plan.out_shardings) == jax.tree.structure(0)
+    placed = jax.tree.map(jax.device_put, (model, optimizer, x), plan.in_shardings)
+    for _ in range(2):
+        np.testing.assert_allclose(step(*placed), step(model, optimizer, x), rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(placed[0]), jax.tree.leaves(model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="that changes none in place"):
+        plan(step)
+
+
+def test_functions_and_numbers_within_a_model_are_part_of_the_program():
+    model = {"w": steps.struct(16, 16), "activation": jnp.tanh, "scale": 2.0}
+
+    def step(model, x):
+        assert isinstance(model["scale"], float)
+        x = model["activation"](x @ model["w"] * model["scale"])
+        return {**model, "w": model["w"] - x.T @ x}, jnp.sum(x)
+
+    plan = jbdot.plan_program(step, {"x": 8}, model, steps.struct(64, 16), hardware=SLOW, fixed={"model": P("x")})
+    assert plan.specs[0] == {"w": P("x"), "activation": None, "scale": None}
+    state, loss = plan.out_shardings
+    assert [state[name] for name in model] == [plan.in_shardings[0][name] for name in model]
+    assert loss.spec == P()
+
+
 def test_an_interrupt_gives_the_best_so_far(monkeypatch):
     from jbdot.programs.layout_cost import Costs
 
@@ -234,9 +311,9 @@ SQUARE = steps.struct(64, 64)
         (lambda: jbdot.plan_program(step_of, None, SQUARE, SQUARE), TypeError, "mesh must be a jax.sharding.Mesh"),
         (lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, SQUARE), ValueError, "or come with hardware="),
         (
-            lambda: jbdot.plan_program(step_of, {"x": 8}, SQUARE, "w", hardware="v5e"),
-            TypeError,
-            "arguments must be arrays or jax.ShapeDtypeStructs, in pytrees: w is a str",
+            lambda: jbdot.plan_program(lambda x, way: x @ x, ON, SQUARE, "w", hardware=SLOW)(step_of),
+            ValueError,
+            "ProgramPlan: a plan that is run must be of a function of arrays, in pytrees, that changes none in place",
         ),
         (
             lambda: jbdot.plan_program(step_of, {"x": 7}, SQUARE, SQUARE, hardware="v5e"),
