@@ -1,6 +1,8 @@
 """Where in the source the arrays of a module are from."""
 
 import dataclasses
+import functools
+import re
 from typing import Final
 
 from jbdot.hlo.instruction import Instruction, is_same
@@ -15,6 +17,7 @@ _CARRIED: Final = (
     "optimization_barrier",
     "squeeze",
 )  # JAX's names of what computes nothing
+_CHANNEL: Final = re.compile(r"\bchannel_id=(\d+)")
 _HOLDING: Final = ("tuple", "while", "conditional", "call")  # what reads it does not read each of its parts
 
 
@@ -47,14 +50,16 @@ class Origins(Module):
         super().__init__(text)
         self.sources = Sources(text)
 
-    def origin(self, body: dict[str, Instruction], line: Instruction, shape: str, given: int) -> Origin:
+    def origin(
+        self, body: dict[str, Instruction], line: Instruction, shape: str, given: int, end: Instruction | None = None
+    ) -> Origin:
         """Reads the line of an operation; of what is only carried into a loop or a remat, that of what reads it first.
 
-        An argument has no line.
+        An argument has no line. What is started beside a dot is read after its end, which stands in the body then.
         """
         op_name, frames = self.sources.of(line.attributes)
         if not frames or op_name.rpartition("/")[2] in _CARRIED:
-            reading, at = self.reader(body, line.name)
+            reading, at = self.reader(body, (end or line).name)
             op_name, frames = (reading, at) if at else (op_name, frames)
         return Origin(shape, given, op_name, frames=frames)
 
@@ -68,12 +73,61 @@ class Origins(Module):
         return "" if "/" in op_name else op_name
 
     def reader(self, body: dict[str, Instruction], name: str) -> tuple[str, tuple[Frame, ...]]:
-        """Finds the first operation of a known line that reads a value, be it copied or taken apart before."""
+        """Finds the first operation of a known line that reads a value, be it copied, fused or taken apart before."""
         values = {name}
         for line in body.values():
-            if values.intersection(line.operands) and line.opcode not in _HOLDING:
-                op_name, frames = self.sources.of(line.attributes)
+            read = values.intersection(line.operands)
+            ends = [self._ends[self._starts[of]] for of in self._called(line) if self._starts.get(of) in self._ends]
+            if read and ends:
+                values.update(end.name for _, end in ends)
+            elif read and line.opcode not in _HOLDING:
+                op_name, frames = self._reads(line, read)
                 if frames and op_name.rpartition("/")[2] not in _CARRIED:
                     return op_name, frames
                 values.add(line.name)
         return "", ()
+
+    def end(self, collective: Instruction) -> tuple[str, Instruction] | None:
+        """Returns what ends a collective that is started beside a dot, and the name of the computation that it is in.
+
+        The parts that start, go on and end have one channel.
+        """
+        found = _CHANNEL.search(collective.attributes)
+        return self._ends.get(found[1]) if found else None
+
+    @functools.cached_property
+    def _ends(self) -> dict[str, tuple[str, Instruction]]:
+        ended = self._channels("AsyncCollectiveDone")
+        return {
+            ended[called]: (caller, line)
+            for caller, body in self.computations.items()
+            for line in body.values()
+            for called in self._called(line)
+            if called in ended
+        }
+
+    @functools.cached_property
+    def _starts(self) -> dict[str, str]:
+        return self._channels("AsyncCollectiveStart")
+
+    def _channels(self, target: str) -> dict[str, str]:
+        """Says for each computation that starts, or ends, a collective which channel that has."""
+        return {
+            name: found[1]
+            for name, body in self.computations.items()
+            for line in body.values()
+            if f'custom_call_target="{target}"' in line.attributes
+            for operand in line.operands
+            if (found := _CHANNEL.search(body[operand].attributes))
+        }
+
+    def _reads(self, line: Instruction, values: set[str]) -> tuple[str, tuple[Frame, ...]]:
+        """Says what reads values: a fusion has the name of its result, and something else within may read them."""
+        for called in self._called(line) if line.opcode == "fusion" else ():
+            body = self.computations[called]
+            for within in body.values():
+                if within.opcode == "parameter" and line.operands[int(within.inside)] in values:
+                    op_name, frames = self.reader(body, within.name)
+                    if frames:
+                        return op_name, frames
+        return self.sources.of(line.attributes)

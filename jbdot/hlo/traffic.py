@@ -42,7 +42,7 @@ class Traffic(Origins):
         kind = instruction.opcode.removesuffix("-start")
         if kind in KINDS:
             is_apart = "async_collective_fusion_config" in instruction.attributes
-            if is_apart and not self._starts(caller, instruction):
+            if is_apart and not self._is_start(caller, instruction):
                 return []
             one = self._collective(kind, caller, instruction)
             origins = tuple(self._origins(kind, caller, instruction))
@@ -61,21 +61,24 @@ class Traffic(Origins):
         return [self._called_for(self.computations[caller], instruction, one) for one in found]
 
     def _called_for(self, body: dict[str, Instruction], call: Instruction, one: Collective) -> Collective:
-        """Gives a collective that has no line the one of what calls it, and the name of the argument."""
-        if all(origin.frames for origin in one.origins):
-            return one
+        """Gives a collective that has no line the one of what calls it, and the name of the argument that is given."""
         op_name, frames = self.sources.of(call.attributes)
-        if not frames:
+        if not frames and not all(origin.frames for origin in one.origins):
             reading, frames = self.reader(body, call.name)
             op_name = reading or op_name
         argument = self.argument(body, body[call.operands[0]]) if len(call.operands) == len(one.origins) == 1 else ""
         origins = (
-            each if each.frames else Origin(each.shape, each.given, op_name, each.argument or argument, frames)
+            dataclasses.replace(
+                each,
+                op_name=each.op_name if each.frames else op_name,
+                argument=each.argument or (argument if one.beside or not each.frames else ""),
+                frames=each.frames or frames,
+            )
             for each in one.origins
         )
         return dataclasses.replace(one, origins=tuple(origins))
 
-    def _starts(self, name: str, collective: Instruction) -> bool:
+    def _is_start(self, name: str, collective: Instruction) -> bool:
         """Says whether a collective beside a dot starts here: it stands in the dot's fusion and where it ends, too."""
         users = (line for line in self.computations[name].values() if collective.name in line.operands)
         return any('custom_call_target="AsyncCollectiveStart"' in user.attributes for user in users)
@@ -117,9 +120,10 @@ class Traffic(Origins):
             count = f"{len(pieces)} x " if len(pieces) > 1 else ""
             yield self.origin(body, instruction, count + plain(shapes[0]), sum(map(byte_count, pieces)))
             return
+        reading, end = self.end(instruction) or (name, None)
         for index, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
             part = self._part(body, instruction.name, index) if len(shapes) > 1 else None
-            origin = self.origin(body, part or instruction, plain(shape), byte_count(shape))
+            origin = self.origin(self.computations[reading], part or instruction, plain(shape), byte_count(shape), end)
             yield dataclasses.replace(origin, argument=self.argument(body, body[operand]))
 
     def _part(self, body: dict[str, Instruction], name: str, index: int) -> "Instruction | None":

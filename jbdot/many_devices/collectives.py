@@ -31,6 +31,11 @@ def is_scattered(sides: tuple[int, ...]) -> bool:
     return len(sides) < 2 or (len(sides) == 2 and (sides[0] != sides[1] or sides[0] == 2))
 
 
+def is_tiled(part: int, dtype: str) -> bool:
+    """Says whether parts of the axis that is last in memory are of whole registers of a TPU, of 32 bits a lane."""
+    return part * jnp.dtype(dtype).itemsize % (4 * LANES) == 0
+
+
 def is_gathered(sides: tuple[int, ...]) -> bool:
     """Says whether parts over a whole slice of these sides, or less of it, are gathered, not added in frames."""
     return len(sides) < 3 or 2 in sides

@@ -8,7 +8,7 @@ is gathered over a whole slice of three dimensions is an all-reduce of parts in 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import jax
 from jax import numpy as jnp
@@ -28,15 +28,29 @@ from jbdot.many_devices.collectives import (
     Step,
     is_gathered,
     is_scattered,
+    is_tiled,
 )
 from jbdot.many_devices.route import Route
 from jbdot.many_devices.shardy import propagated
 from jbdot.many_devices.task import Task
 from jbdot.many_devices.xla_partitioner import Array, Dot, Partitioner, Spread
 from jbdot.many_devices.xla_reshard import Uneven, gathered, parted, parts, slices, whole
+from jbdot.one_device.lowerings import LANES
 
 
-def plain_way(task: Task, links: Links, constrained: bool = False) -> Candidate:
+class Laid(NamedTuple):
+    """How a compiler lays out the result of a dot.
+
+    Attributes:
+        last: The axis that is last in memory.
+        is_free: Whether another one may be, where parts of that one are of no whole registers.
+    """
+
+    last: int
+    is_free: bool
+
+
+def plain_way(task: Task, links: Links, constrained: bool = False, laid: Laid | None = None) -> Candidate:
     """Returns the way that plain jit takes with a task.
 
     Args:
@@ -44,9 +58,11 @@ def plain_way(task: Task, links: Links, constrained: bool = False) -> Candidate:
         links: Of the mesh.
         constrained: Whether the dot itself is told the result's sharding, as by `with_sharding_constraint`, not only
             the function that ends with it: Shardy may then cut the dot's result no further.
+        laid: How the result is laid out; by default as it is written.
     """
     found = _spread(task, constrained) or _spread(_parted(task), constrained) or _gathered(task)
-    lhs, rhs, out = (_compiled(x.route, links) for x in found)
+    laid = laid or Laid(len(task.shape) - 1, is_free=task.contraction.out == task.contraction.dot_out)
+    lhs, rhs, out = (_compiled(x.route, links, laid) for x in found)
     at = dict(zip(found.rhs.labels, found.rhs.route.end.sharding, strict=True))
     at |= dict(zip(found.lhs.labels, found.lhs.route.end.sharding, strict=True))
     labels = (*task.contraction.dot_out, *task.contraction.contracting)
@@ -164,7 +180,7 @@ class Along:
         raise NotImplementedError
 
 
-def _compiled(way: Route, links: Links) -> Route:
+def _compiled(way: Route, links: Links, laid: Laid) -> Route:
     """Returns the route after the passes of the compiler."""
     found, scattered = Route(way.start), False
     following = [*way.steps[1:], None]
@@ -172,6 +188,8 @@ def _compiled(way: Route, links: Links) -> Route:
         sides = _sides(step.axes, before, links)
         if isinstance(step, AllReduce) and isinstance(then, Slice) and {*step.axes} == {*then.axes}:
             scattered = jnp.dtype(before.dtype) in SCATTERED and is_scattered(sides)
+            if links.hardware.compiler == "tpu":
+                scattered = scattered and _is_laid(before, then, laid)
             if scattered:
                 continue
         if isinstance(step, Slice) and scattered:
@@ -186,6 +204,13 @@ def _compiled(way: Route, links: Links) -> Route:
         plain = Route(way.start, found.steps)
         return plain if plain.end.sharding == found.end.sharding else found
     return found
+
+
+def _is_laid(block: Block, then: Slice, laid: Laid) -> bool:
+    """Says whether the TPU compiler scatters sums that are cut so: along lanes, in parts of whole registers."""
+    part = block.local[then.dim] // math.prod(block.mesh[axis] for axis in then.axes)
+    other = laid.is_free and part % LANES != 0
+    return then.dim != laid.last or other or is_tiled(part, block.dtype)
 
 
 def _sides(axes: MeshAxes, block: Block, links: Links) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import jax
@@ -26,12 +26,13 @@ from jbdot.devices.links import Links
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import Block, MeshAxes, Sharding
 from jbdot.many_devices.candidates import Candidate
-from jbdot.many_devices.plain_jit import plain_way
+from jbdot.many_devices.plain_jit import Laid, plain_way
 from jbdot.many_devices.sharding_plan import plan_sharding
 from jbdot.many_devices.task import Task
+from jbdot.one_device.lowerings import LANES
 from jbdot.programs import propagation
 from jbdot.programs.communication_row import array, part, source
-from jbdot.programs.propagation import attribute, axes_in, dtype_of, shape_of, shardings_in, shardings_of
+from jbdot.programs.propagation import CALL, attribute, axes_in, dtype_of, shape_of, shardings_in, shardings_of
 
 _NUMBER: Final = "jbdot.dot"  # an attribute: which dot of the propagated module it is
 _SAID: Final[dict[str, str]] = {  # what Shardy puts in
@@ -44,6 +45,7 @@ _SAID: Final[dict[str, str]] = {  # what Shardy puts in
     "sdy.replicated_to_unreduced": "",
     "sdy.sharded_to_unreduced": "",
 }
+_SUMS: Final = ("all-reduce", "reduce-scatter")
 _WRITTEN: Final = {  # what a program says itself, within shard_map
     "stablehlo.all_gather": "all-gather",
     "stablehlo.all_reduce": "all-reduce",
@@ -54,27 +56,36 @@ _WRITTEN: Final = {  # what a program says itself, within shard_map
 }
 _KINDS: Final[dict[str, str]] = {"permute": "collective-permute", "ring": "all-gather"}
 _SAME: Final = ("stablehlo.convert", "stablehlo.optimization_barrier", "stablehlo.reshape", "stablehlo.transpose")
+_MOVED: Final = (*_SAID, *_SAME[1:])
 _SLICED: Final = "stablehlo.dynamic_slice"  # as a loop takes the layer that it is at
 _LISTS: Final = re.compile(r"(\w+) = \[([\d, ]*)\]")
+_MULTIPLIED: Final = ("stablehlo.dot_general", "stablehlo.convolution")
+_SIDES: Final = re.compile(r"\[([^\]]*)\]x\[([^\]]*)\]->\[([^\]]*)\]")  # b, 0, 1, f of a convolution
 _NAMED: Final = re.compile(r'loc\((?:"[^"]*:"\()?"([^"]*)"\((?!"[^"]*":\d)')
 _CALLED: Final = re.compile(r'"([^"]+)"\("([^"]+)":(\d+):')
 
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
-    """A dot of a program: shapes, and how operands and result are cut.
+    """A dot of a program, or a convolution: shapes, and how operands and result are cut.
+
+    XLA's partitioner takes a convolution for a dot of batch, features in and features out.
 
     Attributes:
         contraction: Its labels.
         shapes: Of lhs, rhs and the result.
         dtypes: Likewise, by name.
         shardings: Likewise.
+        axes: Likewise, those that the labels are of: all but the space of a convolution.
+        laid: How the compiler lays out the result.
     """
 
     contraction: Contraction
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     shardings: tuple[Sharding, ...]
+    axes: tuple[tuple[int, ...], ...]
+    laid: Laid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,18 +128,22 @@ class Forecast:
         self.flops = 0
         self.used: list[tuple[Dot, Place, int]] = []
         self._scatters = bool(links.hardware.compiler)  # for CPUs XLA adds it all, and cuts the sum
+        self._is_tpu = links.hardware.compiler == "tpu"
         self._ways: dict[Dot, Candidate | None] = {}
         self._entered()
         module = propagation.copied(module)
-        self._calls = propagation.propagated(module)
+        self._calls = propagation.propagated(module, selects=self._is_tpu)
         self._dots = self._numbered(module)
         propagation.moved(module)
         self._entered()
         main = next(one for one in propagation.operations(module) if one.name == "func.func")
         self._note(main)
         for one in propagation.operations(module):
-            if one.name == "stablehlo.dot_general":
+            if one.name in _MULTIPLIED:
                 self._moved_for(one)
+            elif one.name == "stablehlo.gather" and (axes := _passed(one)):
+                self._passing[one.results[0]] = axes
+                self._skipped.add(one.operands[0])
         self._names = {value: f"arrays[{at}]" for at, value in enumerate(_block(main).arguments)}
         self.collectives = tuple(self._run(_block(main), Place()))
         self.output_bytes = self._given(main)
@@ -167,6 +182,7 @@ class Forecast:
         self._names: dict[Any, str] = {}  # of the program's arguments
         self._after: list[hlo.Collective] = []  # what is sent once a loop has ended
         self._skipped: set[Any] = set()  # what Shardy moves for a dot, which goes its own way
+        self._passing: dict[Any, MeshAxes] = {}  # of what is taken from a table: what cuts the table's rows
 
     # Shardings.
 
@@ -177,7 +193,7 @@ class Forecast:
         found: list[Dot] = []
         for one in propagation.operations(module):
             self._note(one)
-            if one.name == "stablehlo.dot_general":
+            if one.name in _MULTIPLIED:
                 with module.context:
                     one.attributes[_NUMBER] = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), len(found))
                 found.append(self._dot(one))
@@ -205,30 +221,59 @@ class Forecast:
     def _dot(self, one: Any) -> Dot:
         values = (*one.operands, one.results[0])
         shapes = tuple(shape_of(value) or () for value in values)
+        if one.name == "stablehlo.dot_general":
+            contraction = _contraction(str(one.attributes["dot_dimension_numbers"]), len(shapes[0]), len(shapes[1]))
+            axes = tuple(tuple(range(len(shape))) for shape in shapes)
+        else:
+            contraction, axes = _convolution(str(one.attributes["dimension_numbers"]))
         return Dot(
-            _contraction(str(one.attributes["dot_dimension_numbers"]), len(shapes[0]), len(shapes[1])),
+            contraction,
             shapes,
             tuple(array(f"{dtype_of(value)}[]")[:-2] for value in values),
             tuple(self._at[value] for value in values),
+            axes,
+            self._laid(one, bool(contraction.batch)) if one.name == "stablehlo.dot_general" else Laid(1, is_free=False),
         )
 
+    def _laid(self, dot: Any, is_batched: bool) -> Laid:
+        """Says how a result is laid out: as the only operation that reads it transposes it, lanes filled."""
+        value = dot.results[0]
+        last = len(shape_of(value) or ()) - 1
+        uses = [use.owner.operation for use in value.uses]
+        while len(uses) == 1 and uses[0].name in (*_SAID, _SAME[0]):
+            uses = [use.owner.operation for use in uses[0].results[0].uses]
+        if [one.name for one in uses] != [_SAME[3]]:
+            return Laid(last, is_free=True)
+        filled = [at for at, size in enumerate(shape_of(value) or ()) if size >= LANES]
+        last = _integers(attribute(uses[0], "permutation"))[last]
+        if is_batched and filled and last not in filled:
+            last = filled[-1]
+        return Laid(last, is_free=not is_batched)
+
     def _way(self, dot: Dot) -> Candidate | None:
-        """Returns the way of plain jit; None where a part of a mesh axis cuts, or a size is not divided."""
+        """Returns the way of plain jit.
+
+        None where a part of a mesh axis cuts, a size is not divided, or the space of a convolution is cut, or groups
+        of its features stand apart.
+        """
         if dot not in self._ways:
             self._ways[dot] = self._planned(dot)
         return self._ways[dot]
 
     def _planned(self, dot: Dot) -> Candidate | None:
-        for shape, sharding in zip(dot.shapes, dot.shardings, strict=True):
-            for size, axes in zip(shape, sharding, strict=True):
-                if any(axis not in self.mesh for axis in axes) or size % math.prod(self.mesh[axis] for axis in axes):
+        blocks: list[Block] = []
+        for shape, dtype, sharding, axes in zip(dot.shapes, dot.dtypes, dot.shardings, dot.axes, strict=True):
+            for at, (size, cut) in enumerate(zip(shape, sharding, strict=True)):
+                parts = math.prod(self.mesh.get(axis, 0) for axis in cut)
+                if not parts or size % parts or (cut and at not in axes):
                     return None
-        lhs, rhs, out = (
-            Block.of(shape, dtype, sharding, self.mesh)
-            for shape, dtype, sharding in zip(dot.shapes, dot.dtypes, dot.shardings, strict=True)
-        )
+            blocks.append(Block.of([shape[at] for at in axes], dtype, tuple(sharding[at] for at in axes), self.mesh))
+        lhs, rhs, out = blocks
+        sizes = {**dict(zip(dot.contraction.lhs, lhs.shape, strict=True))}
+        if any(sizes.get(label, size) != size for label, size in zip(dot.contraction.rhs, rhs.shape, strict=True)):
+            return None
         task = Task(dot.contraction, self.mesh, lhs, rhs, out.sharding, out.shape, out.dtype, out.dtype)
-        return plain_way(task, self.links, constrained=True)
+        return plain_way(task, self.links, constrained=True, laid=dot.laid)
 
     # What is sent.
 
@@ -244,12 +289,14 @@ class Forecast:
                 yield from max(ways, key=lambda way: sum(each.times * each.sent for each in way))
             elif one.name == "sdy.manual_computation":
                 yield from self._run(_block(one), place)
-            elif one.name == "stablehlo.dot_general":
+            elif one.name in _MULTIPLIED:
                 yield from self._multiplied(one, place, done)
             elif one.name in _SAID:
                 yield from self._said(one, place)
             elif one.name == "stablehlo.slice":
                 yield from self._sliced(one, place)
+            elif one.name == "stablehlo.gather" and one.results[0] in self._passing:
+                yield from self._taken(one, self._place(one, place))
             elif one.name in _WRITTEN:
                 yield self._written(one, self._place(one, place))
 
@@ -292,18 +339,22 @@ class Forecast:
         way = self._way(dot)
         if way is None:
             return
-        self.flops += way.flops
         self._skip_after(one, dot.shardings[2])
         outer, place = place, self._place(one, place)
-        self.used.append((dot, place, 1))
-        for value, route in zip((*one.operands, None), (way.lhs, way.rhs, way.out), strict=True):
+        if one.name == "stablehlo.dot_general":
+            self.flops += way.flops
+            self.used.append((dot, place, 1))
+        ways = zip((*one.operands, None), (way.lhs, way.rhs, way.out), dot.shapes, dot.axes, strict=True)
+        for value, route, shape, axes in ways:
             root, at = (None, place) if value is None else (self._root(value), self._moved_at(value, place, outer))
             for number, (step, block, after) in enumerate(
                 zip(route.steps, route.blocks, route.blocks[1:], strict=False)
             ):
                 key = root, route.steps[: number + 1]
+                if root is None and step.sums and self._is_joined(one.results[0]):
+                    continue
                 if step.sent(block) and (root is None or key not in done):
-                    moved = self._stepped(step, block, after, at, self._argument(root))
+                    moved = self._stepped(step, block, after, at, self._argument(root), shape, axes)
                     if root is None and moved.kind == "all-reduce" and self._is_added_up(one):
                         self._after.append(moved)
                     else:
@@ -311,16 +362,19 @@ class Forecast:
                 done.add(key)
 
     def _moved_at(self, value: Any, place: Place, outer: Place) -> Place:
-        """Says what line an operand is moved for: the dot's, or that of what made it, where Shardy puts a step between.
+        """Says what line an operand is moved for: that of what made it, or of what Shardy puts between.
 
-        What an argument, a loop or a checkpoint gives keeps the name of the dot.
+        What an argument, a loop or a checkpoint gives is moved for the line of the dot.
         """
         step, made = value.owner, value
-        while (name := getattr(made.owner, "name", "")) in _SAID or name in ("stablehlo.reshape", _SLICED):
+        while (name := getattr(made.owner, "name", "")) in _SAID or name == "stablehlo.reshape":
             made = made.owner.operands[0]
-        if getattr(step, "name", "") not in _SAID or name in ("", "stablehlo.while", "stablehlo.optimization_barrier"):
+        if name in ("", _SLICED, "stablehlo.while", "stablehlo.optimization_barrier"):
             return place
-        return self._place(step, outer) if _NAMED.search(str(step.location)) else place
+        named = next(
+            (one for one in (step, made.owner) if _NAMED.search(str(one.location)) or CALL in one.attributes), None
+        )
+        return place if named is None else self._place(named, outer)
 
     def _sliced(self, one: Any, place: Place) -> Iterator[hlo.Collective]:
         """Gives what a slice sends along an axis that stays cut: from each distance the part that is not there yet."""
@@ -339,6 +393,57 @@ class Forecast:
                 sent = hlo.byte_count(shape)
                 yield self._collective("collective-permute", axes, sent, sent, shape, self._place(one, place), "", "")
 
+    def _taken(self, one: Any, place: Place) -> Iterator[hlo.Collective]:
+        """Gives what is sent where each device takes its part of rows from a table: all indices, then what is taken."""
+        value, indices, axes = one.results[0], one.operands[1], self._passing[one.results[0]]
+        whole, count = self._text(value), self._size(axes)
+        cutting = tuple(axis for dim in self._at[indices] for axis in dim if axis in axes)
+        if cutting:
+            given, text = self._bytes(indices), self._text(indices)
+            got = given * self._size(cutting)
+            yield self._collective("all-gather", cutting, given, got, text, place, self._argument(indices), "")
+        got = self._bytes(value)
+        if {axis for dim in self._at[value] for axis in dim}.issuperset(axes):
+            yield self._collective("all-to-all", axes, got, got, whole, place, "", "")
+        else:
+            yield self._collective("all-gather", axes, got // count, got, whole, place, "", "")
+
+    def _is_joined(self, value: Any) -> bool:
+        """Says whether a sum is added to another one along the same mesh axes, which is completed for both.
+
+        The compilers for TPUs and GPUs add such sums up before they are completed.
+        """
+        axes = self._scatters and self._sums(value)
+        while axes and len(uses := [*value.uses]) == 1:
+            user = uses[0].owner.operation
+            if user.name in _SAID:
+                value = user.results[0]
+                continue
+            if user.name != "stablehlo.add" or any(self._sums(other) != axes for other in user.operands):
+                return False
+            if user.operands[1] == value:
+                return True
+            value = user.results[0]
+        return False
+
+    def _sums(self, value: Any) -> frozenset[tuple[str, str]]:
+        """Says along which mesh axes a sum is completed, and of what; empty where not one operation alone reads it."""
+        one, name = value.owner, getattr(value.owner, "name", "")
+        if len([*value.uses]) != 1:
+            return frozenset()
+        if name in _MULTIPLIED:
+            way = self._way(self._dots[one.attributes[_NUMBER].value])
+            steps = way.out.steps if way else ()
+            return frozenset((name, axis) for step in steps if step.sums for axis in step.axes)
+        if name in _SAID:
+            made = getattr(one.operands[0].owner, "name", "")
+            is_sum = _SAID[name] in _SUMS and value not in self._skipped
+            return frozenset((made, axis) for axis in self._along(one)) if is_sum else self._sums(one.operands[0])
+        if name == "stablehlo.add":
+            first, second = map(self._sums, one.operands)
+            return first if first == second else frozenset()
+        return frozenset()
+
     def _is_added_up(self, dot: Any) -> bool:
         """Says whether a loop only adds a sum to what it carries: it is sent once, after the loop."""
         value = dot.results[0]
@@ -351,15 +456,28 @@ class Forecast:
             value = user.results[0]
         return False
 
-    def _stepped(self, step: Any, block: Block, after: Block, place: Place, argument: str) -> hlo.Collective:
-        kind, got = str(step.kind), after.bytes
-        kind = _KINDS.get(kind, kind)
+    def _stepped(
+        self,
+        step: Any,
+        block: Block,
+        after: Block,
+        place: Place,
+        argument: str,
+        shape: Sequence[int],
+        axes: Sequence[int],
+    ) -> hlo.Collective:
+        """Says what a step sends of an array, of whose axes a block has some."""
+        kind = _KINDS.get(str(step.kind), str(step.kind))
         if kind == "reduce-scatter" and not self._scatters:
-            kind, got = "all-reduce", block.bytes
-        given = got if kind == "all-reduce" else block.bytes
-        shape = f"{_short(block.dtype)}[{','.join(map(str, block.local))}]"
-        cut = _cuts(block.sharding, after.sharding, step.axes if step.sums else ())
-        return self._collective(kind, step.axes, given, got, shape, place, argument, cut)
+            kind = "all-reduce"
+        local, before, end = list(shape), [()] * len(shape), [()] * len(shape)
+        for at, axis in enumerate(axes):
+            local[axis], before[axis], end[axis] = block.local[at], block.sharding[at], after.sharding[at]
+        space = math.prod(local) // math.prod(block.local)
+        given, got = space * block.bytes, space * (block if kind == "all-reduce" else after).bytes
+        text = f"{_short(block.dtype)}[{','.join(map(str, local))}]"
+        cut = _cuts(tuple(before), tuple(end), step.axes if step.sums else ())
+        return self._collective(kind, step.axes, given, got, text, place, argument, cut)
 
     def _skip_after(self, one: Any, end: Sharding) -> None:
         value, at = one.results[0], shardings_of(one)[0]
@@ -373,19 +491,27 @@ class Forecast:
         """Gives what Shardy moves for all but dots."""
         value, source = one.results[0], one.operands[0]
         kind: str = _SAID[one.name]
-        if not kind or value in self._skipped:
+        if not kind or value in self._skipped or (kind in _SUMS and self._is_joined(value)):
             return
         axes = self._along(one)
         given, got = self._bytes(source), self._bytes(value)
-        reader = source.owner if kind in ("all-reduce", "reduce-scatter") else _reader(value)
+        reader = source.owner if kind in _SUMS else _reader(value)
         if "sharding_constraint" in str(one.location):  # what is constrained is moved for that line
             reader = one
         if kind == "all-reduce" and self._is_scattered(value, axes):
             kind, got = "reduce-scatter", given // self._size(axes)
-        place = self._place(reader or one, place)
-        summed = axes if kind in ("all-reduce", "reduce-scatter") else ()
+        if reader is not None and reader.name in _MULTIPLIED and reader is not source.owner:
+            place = self._moved_at(value, self._place(reader, place), place)
+        else:
+            place = self._place(reader or one, place)
+        summed = axes if kind in _SUMS else ()
         cut = _cuts(self._at[source], self._at[value], summed)
-        yield self._collective(kind, axes, given, got, self._text(source), place, self._argument(source), cut)
+        text = self._text(source)
+        if self._is_tpu and summed and (narrow := _narrow(source)):  # an extreme value is sent as it was before a cast
+            wide = hlo.byte_count(f"{dtype_of(source)}[]")
+            text = f"{narrow}[{text.partition('[')[2]}"
+            given, got = (number * hlo.byte_count(f"{narrow}[]") // wide for number in (given, got))
+        yield self._collective(kind, axes, given, got, text, place, self._argument(source), cut)
 
     def _moved_for(self, dot: Any) -> None:
         """Leaves out what Shardy has put in between an operand, cut as it is propagated, and the dot that reads it."""
@@ -399,7 +525,7 @@ class Forecast:
 
     def _is_for_dots(self, value: Any) -> bool:
         users = (use.owner.operation for use in value.uses)
-        return all(user.name == "stablehlo.dot_general" or user.results[0] in self._skipped for user in users)
+        return all(user.name in _MULTIPLIED or user.results[0] in self._skipped for user in users)
 
     def _is_scattered(self, value: Any, axes: MeshAxes) -> bool:
         users = [use.owner.operation for use in value.uses]
@@ -535,6 +661,29 @@ def _contraction(numbers: str, lhs_ndim: int, rhs_ndim: int) -> Contraction:
     return Contraction.from_dimension_numbers((contracting, batch), lhs_ndim, rhs_ndim)
 
 
+def _passed(gather: Any) -> MeshAxes:
+    """Names the mesh axes that cut the rows of a table, which Shardy has put together for what takes whole rows."""
+    value = gather.operands[0]
+    step, said = value.owner, str(attribute(gather, "dimension_numbers"))
+    if getattr(step, "name", "") != "sdy.all_gather" or len([*value.uses]) != 1:
+        return ()
+    lists = {name: [int(dim) for dim in listed.split(",") if dim.strip()] for name, listed in _LISTS.findall(said)}
+    gathered = [axes_in(dim) for dim in re.findall(r"\{[^{}]*\}", str(step.attributes["gathering_axes"]))]
+    rows = lists.get("collapsed_slice_dims", [])
+    if lists.get("start_index_map") != rows or "operand_batching_dims" in lists or any(gathered[at] for at in rows):
+        return ()
+    return tuple(itertools.chain(*gathered))
+
+
+def _convolution(numbers: str) -> tuple[Contraction, tuple[tuple[int, ...], ...]]:
+    """Reads dimension numbers, `#stablehlo.conv<[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]>`, but for space."""
+    found = _SIDES.search(numbers)
+    assert found, numbers
+    sides = [side.split(", ") for side in found.groups()]
+    axes = tuple(tuple(map(side.index, names)) for side, names in zip(sides, ("bf", "io", "bf"), strict=True))
+    return Contraction.from_dimension_numbers((((1,), (0,)), ((), ())), 2, 2), axes
+
+
 def _block(one: Any) -> Any:
     return one.regions[0].blocks[0]
 
@@ -587,11 +736,27 @@ def _cut(value: Any) -> Sharding | None:
     return shardings_of(value.owner)[0] if getattr(value.owner, "name", "") in _SAID else None
 
 
+def _narrow(value: Any) -> str:
+    """Returns the narrower dtype that a maximum or minimum was cast from; empty where it was not."""
+    made = value.owner
+    if getattr(made, "name", "") != "stablehlo.reduce" or len(made.operands) != 2:
+        return ""
+    within = [each.operation.name for each in _block(made).operations]
+    before = made.operands[0].owner
+    while getattr(before, "name", "") in _MOVED:
+        before = before.operands[0].owner
+    if within[0] not in ("stablehlo.maximum", "stablehlo.minimum") or getattr(before, "name", "") != _SAME[0]:
+        return ""
+    dtypes = [dtype_of(each) for each in (before.operands[0], before.results[0])]
+    given, got = (hlo.byte_count(f"{dtype}[]") for dtype in dtypes)
+    return dtypes[0] if given < got else ""
+
+
 def _reader(value: Any) -> Any:
-    """Returns the first operation that reads what Shardy has moved; None of a result."""
+    """Returns the first operation that reads what Shardy has moved, be it reshaped before; None of a result."""
     for use in value.uses:
         user = use.owner.operation
-        if user.name in _SAID:
+        if user.name in (*_SAID, "stablehlo.reshape"):
             return _reader(user.results[0])
         return None if user.name.endswith("return") else user
     return None

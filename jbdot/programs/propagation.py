@@ -43,11 +43,15 @@ def copied(module: Any) -> Any:
         return ir.Module.parse(written.getvalue())
 
 
-def propagated(module: Any) -> list[tuple[int, str]]:
+def propagated(module: Any, selects: bool = False) -> list[tuple[int, str]]:
     """Writes on every operation of a lowered module how its results are cut, as jit's partitioner has it.
 
     It is what `sdy.sharding` says. The module is first brought into the form in which XLA hands it to Shardy, on which
     depends what is cut by what.
+
+    Args:
+        module: The module, which is changed.
+        selects: Whether the compiler selects where it is told to scatter one element along an axis, as for TPUs.
 
     Returns:
         Of each call that was replaced by its code the number of the call that it was in, -1 for none, and its location.
@@ -60,6 +64,9 @@ def propagated(module: Any) -> list[tuple[int, str]]:
         calls = _inlined(module)
         _opened(module)
         _reshaped(module)
+        if selects:
+            _selected(module)
+        _ordered(module)
         _run(module, _PROPAGATE)
     return calls
 
@@ -181,18 +188,91 @@ def _reshaped(module: Any) -> None:
                 one.attributes["broadcast_dimensions"] = ir.DenseI64ArrayAttr.get([dims[at] for at in kept])
 
 
-def _reshape(before: Any, value: Any, made: Any) -> Any:
+def _selected(module: Any) -> None:
+    """Writes a scatter of one element along an axis as a select by index: the gradient of `jnp.take_along_axis`."""
     from jaxlib.mlir import ir
 
-    attributes = {CALL: before.attributes[CALL]} if CALL in before.attributes else {}
+    for one in [one for one in operations(module) if one.name == "stablehlo.scatter" and len(one.operands) == 3]:
+        into, indices, updates = one.operands
+        shape, said = shape_of(into) or (), str(one.attributes["scatter_dimension_numbers"])
+        batch, batching, along, window = (
+            [int(dim) for dim in ",".join(re.findall(rf"\b{name} = \[([^\]]*)\]", said)).split(",") if dim]
+            for name in (
+                "input_batching_dims",
+                "scatter_indices_batching_dims",
+                "scatter_dims_to_operand_dims",
+                "update_window_dims",
+            )
+        )
+        sizes = [shape[dim] for dim in batch]
+        if window or len(along) != 1 or sorted([*batch, *along]) != [*range(len(shape))]:
+            continue
+        if batching != [*range(len(batch))] or math.prod(shape_of(indices) or ()) != math.prod(sizes):
+            continue
+        with module.context, one.location:
+            number, kind = indices.type.element_type, into.type.element_type
+            many, truth = ir.RankedTensorType.get(shape, number), ir.IntegerType.get_signless(1)
+            dims = {"broadcast_dimensions": ir.DenseI64ArrayAttr.get(batch)}
+            wanted, given = (
+                _made(one, "broadcast_in_dim", [_reshape(one, value, ir.RankedTensorType.get(sizes, of))], to, **dims)
+                for value, of, to in ((indices, number, many), (updates, kind, into.type))
+            )
+            axis = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), along[0])
+            here = _made(one, "iota", [], many, iota_dimension=axis)
+            equal = ir.Attribute.parse("#stablehlo<comparison_direction EQ>")
+            is_here = _made(
+                one, "compare", [wanted, here], ir.RankedTensorType.get(shape, truth), comparison_direction=equal
+            )
+            one.results[0].replace_all_uses_with(_made(one, "select", [is_here, given, into], into.type))
+            one.erase()
+
+
+def _reshape(before: Any, value: Any, made: Any) -> Any:
+    return _made(before, "reshape", [value], made)
+
+
+def _made(before: Any, name: str, operands: Sequence[Any], made: Any, **attributes: Any) -> Any:
+    """Puts an operation before another one, which it is from."""
+    from jaxlib.mlir import ir
+
+    if CALL in before.attributes:
+        attributes[CALL] = before.attributes[CALL]
     return ir.Operation.create(
-        "stablehlo.reshape",
+        f"stablehlo.{name}",
         results=[made],
-        operands=[value],
+        operands=operands,
         attributes=attributes,
         ip=ir.InsertionPoint(before),
         loc=before.location,
     ).result
+
+
+def _ordered(module: Any) -> None:
+    """Puts operations into the order in which XLA walks them: from what nothing reads back, operands first to last.
+
+    Where two ways to cut an array speak against each other, Shardy takes the one that it meets first.
+    """
+    for block in [region.blocks[0] for one in operations(module) for region in one.regions if len(region.blocks)]:
+        *rest, end = (one.operation for one in block.operations)
+        made = {value: at for at, one in enumerate(rest) for value in one.results}
+        read = [[made[value] for value in _read_by(one) if value in made] for one in rest]
+        used = {at for each in read for at in each} | {made[value] for value in end.operands if value in made}
+        last = [made[value] for value in end.operands if value in made]
+        done: set[int] = set()
+        waiting = [(at, False) for at in reversed([*(at for at in range(len(rest)) if at not in used), *last])]
+        while waiting:
+            at, is_read = waiting.pop()
+            if is_read:
+                rest[at].move_before(end)
+            elif at not in done:
+                done.add(at)
+                waiting += [(at, True), *((before, False) for before in reversed(read[at]))]
+
+
+def _read_by(one: Any) -> list[Any]:
+    """Lists the values that an operation reads, also inside of it."""
+    inside = (value for each in operations(one) for value in each.operands) if len(one.regions) else ()
+    return [*one.operands, *inside]
 
 
 def axes_in(text: str) -> tuple[str, ...]:

@@ -75,3 +75,69 @@ ENTRY %main (a: f32[8,4], b: f32[8,4]) -> f32[32,4] {{
 }}"""
     ((origin,),) = (one.origins for one in collectives(text))
     assert (origin.frames[0], origin.argument) == (line, "a")
+
+
+HEAD = TABLES[: TABLES.index("ENTRY")].replace("PARENT_1", "").replace("PARENT_2", "parent_frame_id=1")
+AT_LAYER, AT_NEXT = (
+    f'metadata={{op_name="jit(step)/jvp()/{name}" stack_frame_id={n}}}' for name, n in (("max", 2), ("dot", 3))
+)
+
+
+def test_what_is_gathered_beside_a_dot_is_for_the_line_that_reads_it_after_its_end():
+    """As for TPUs: it is started in one fusion, goes on in that of another dot, and ends in a third."""
+    gather = "all-gather(%p), channel_id=3, replica_groups=[2,4]<=[8], backend_config={async_collective_fusion_config}"
+    text = f"""{HEAD}
+%starting (p: f32[8,4]) -> (f32[8,4], f32[32,4]) {{
+  %p = f32[8,4] parameter(0)
+  %g1 = f32[32,4] {gather}
+  ROOT %c1 = (f32[8,4], f32[32,4]) custom-call(%g1), custom_call_target="AsyncCollectiveStart"
+}}
+%beside (p: f32[8,4], q: f32[32,4]) -> (f32[32,4], f32[32,4]) {{
+  %p = f32[8,4] parameter(0)
+  %q = f32[32,4] parameter(1)
+  %g2 = f32[32,4] {gather}
+  %d = f32[32,4] dot(%q, %q), {AT_LAYER}
+  ROOT %t = (f32[32,4], f32[32,4]) tuple(%d, %g2)
+}}
+%ending (p: f32[8,4], q: f32[32,4]) -> f32[32,4] {{
+  %p = f32[8,4] parameter(0)
+  %q = f32[32,4] parameter(1)
+  %g3 = f32[32,4] {gather}
+  ROOT %c3 = f32[32,4] custom-call(%p, %q, %g3), custom_call_target="AsyncCollectiveDone"
+}}
+ENTRY %main (a: f32[8,4]) -> f32[32,4] {{
+  %a = f32[8,4] parameter(0), metadata={{op_name="a"}}
+  %s = (f32[8,4], f32[32,4]) fusion(%a), kind=kCustom, calls=%starting
+  %s0 = f32[8,4] get-tuple-element(%s), index=0
+  %s1 = f32[32,4] get-tuple-element(%s), index=1
+  %f = (f32[32,4], f32[32,4]) fusion(%s0, %s1), kind=kOutput, calls=%beside, {AT_LAYER}
+  %f1 = f32[32,4] get-tuple-element(%f), index=1
+  %e = f32[32,4] fusion(%s0, %f1), kind=kCustom, calls=%ending
+  ROOT %r = f32[32,4] dot(%e, %e), {AT_NEXT}
+}}"""
+    ((origin,),) = (one.origins for one in collectives(text))
+    assert (origin.frames[0], origin.argument) == (NEXT, "a")
+    before = text.replace("%a = f32[8,4] parameter(0)", "%z = f32[8,4] parameter(0)").replace(
+        "  %s = (",
+        '  %a = f32[8,4] all-gather(%z), channel_id=1, replica_groups=[8,1]<=[8], metadata={op_name="z"}\n  %s = (',
+    )
+    assert [one.origins[0].frames[0] for one in collectives(before)] == [NEXT, NEXT]  # what is sent twice, in turn
+
+
+def test_a_fusion_reads_for_the_line_within_that_does():
+    text = f"""{HEAD}
+%fused (p: f32[32,4], q: f32[32,4]) -> f32[32,4] {{
+  %p = f32[32,4] parameter(0)
+  %q = f32[32,4] parameter(1)
+  %d = f32[32,4] dot(%q, %q), {AT_NEXT}
+  ROOT %m = f32[32,4] maximum(%d, %p), {AT_LAYER}
+}}
+ENTRY %main (a: f32[8,4], b: f32[32,4]) -> f32[32,4] {{
+  %a = f32[8,4] parameter(0), metadata={{op_name="a"}}
+  %b = f32[32,4] parameter(1), metadata={{op_name="b"}}
+  %g = f32[32,4] all-gather(%a), replica_groups=[2,4]<=[8], metadata={{op_name="a"}}
+  ROOT %f = f32[32,4] fusion(ORDER), kind=kLoop, calls=%fused, {AT_LAYER}
+}}"""
+    for order, line in (("%b, %g", NEXT), ("%g, %b", LAYER)):
+        ((origin,),) = (one.origins for one in collectives(text.replace("ORDER", order)))
+        assert origin.frames[0] == line

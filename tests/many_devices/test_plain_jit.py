@@ -14,8 +14,8 @@ from jbdot.devices.links import Links
 from jbdot.hardware import known, of_topology
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import Block
-from jbdot.many_devices.collectives import is_gathered, is_scattered
-from jbdot.many_devices.plain_jit import plain_way
+from jbdot.many_devices.collectives import is_gathered, is_scattered, is_tiled
+from jbdot.many_devices.plain_jit import Laid, plain_way
 from jbdot.many_devices.task import Task
 
 GEMM, BATCHED = "m k, k n -> m n", "b m k, b k n -> b m n"
@@ -107,6 +107,26 @@ def test_gathers_over_a_whole_slice():
     """Likewise: those over three sides of 4 and more are added, in frames of zeros."""
     assert all(map(is_gathered, ((), (4,), (4, 4), (16, 16), (2, 2, 2), (2, 4, 4))))
     assert not any(map(is_gathered, ((4, 4, 4), (4, 4, 8))))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "whole", "added"),
+    [("bfloat16", (64, 160, 192, 256, 320, 512), (128, 384, 640)), ("float32", (64, 128, 192, 320), ())],
+)
+def test_sums_are_scattered_along_lanes_in_parts_of_whole_registers(dtype, whole, added):
+    """Compiled for v4, v5e, v5p and v6e; a matrix whose parts are of no whole lanes is laid out the other way."""
+    c = Contraction.parse("k m, k n -> m n")
+    for part in (*whole, *added):
+        sizes = {"x": 4, "y": 4}
+        lhs = Block.of((1024, 1024), dtype, (("x",), ("y",)), sizes)
+        rhs = Block.of((1024, 4 * part), dtype, (("x",), ()), sizes)
+        task = Task(c, sizes, lhs, rhs, (("y",), ("x",)), (1024, 4 * part), dtype, dtype)
+        links = Links.of(sizes, known("v5e"))
+        found, fixed = (plain_way(task, links, laid=laid).out.steps for laid in (None, Laid(1, is_free=False)))
+        assert [step.kind for step in found] == (["all-reduce", "slice"] if part in added else ["reduce-scatter"])
+        assert (fixed[0].kind == "reduce-scatter") == is_tiled(part, dtype)
+        turned = plain_way(task, links, laid=Laid(0, is_free=False)).out.steps
+        assert [step.kind for step in turned] == ["reduce-scatter"]
 
 
 def test_a_constraint_on_the_dot_keeps_its_result_from_being_cut_further():

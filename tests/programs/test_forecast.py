@@ -85,6 +85,13 @@ def scores(w, x):
     return jnp.einsum("qd,kd->qk", q, k)
 
 
+def convolved(w, x):
+    def conv(x, w, stride):
+        return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    return jnp.mean(conv(jnp.tanh(conv(x, w["in"], 2)), w["out"], 1) ** 2)
+
+
 WEIGHTS = {"in": struct((64, 32), "x", "y"), "out": struct((32, 16), "y", "x")}
 SAME = {
     "data parallel": (train, {"in": struct((64, 32)), "out": struct((32, 16))}, struct((128, 64), "x")),
@@ -92,6 +99,11 @@ SAME = {
     "a scan": (jax.grad(layers), struct((3, 32, 32), None, "x"), struct((64, 32), "x")),
     "shard_map": (talk, struct((64, 32), "x")),
     "reductions": (reduced, struct((64, 32), "x", "y")),
+    "rows of a table": (
+        lambda table, tokens: lax.with_sharding_constraint(table[tokens] * 2, NamedSharding(ON, P(("x", "y")))),
+        struct((512, 64), None, ("x", "y")),
+        struct((8, 16), ("x", "y"), dtype="int32"),
+    ),
     "parts of what is cut": (gates, struct((32, 96), None, "x"), struct((64, 32))),
 }
 
@@ -105,6 +117,25 @@ def test_each_line_sends_as_much_as_the_compiler_makes_it(name):
     assert [key for key in large if abs(old[key] - new[key]) > 0.1 * new[key]] == []
     assert before.argument_bytes == after.argument_bytes
     assert before.output_bytes <= after.output_bytes <= before.output_bytes + 64  # a pointer to each result
+
+
+def test_a_convolution_goes_the_way_of_a_dot_of_its_features():
+    """Older XLA names operands that are moved by another line."""
+
+    def step(w, x):
+        return jax.tree.map(lambda p, g: p - g, w, jax.grad(convolved)(w, x))
+
+    shapes = {"in": (3, 3, 8, 16), "out": (3, 3, 16, 8)}
+    args = {name: struct(shape, None, None, None, "y") for name, shape in shapes.items()}, struct((8, 8, 8, 8), "x")
+    before, after = collections.Counter(), collections.Counter()
+    for found, report in ((before, expected(step, *args)), (after, jbdot.communication(step, *args))):
+        for row in report:
+            found[row.part, row.axes, row.kind] += row.sent
+    small = [key for key, sent in after.items() if sent < 64]
+    assert {key: sent for key, sent in before.items() if key not in small} == {
+        key: sent for key, sent in after.items() if key not in small
+    }
+    assert len(after) > len(small) + 2
 
 
 def test_what_is_recomputed_says_so():
@@ -187,6 +218,21 @@ def test_a_gradient_that_a_loop_adds_up_is_summed_once_after_it_but_on_cpus():
         assert (row.kind, row.times, row.sent) == ("all-reduce", times, times * 2 * 32 * 32 * 4 * 3 // 4)
 
 
+@pytest.mark.parametrize(("hardware", "sums"), [("v5e", 1), ("cpu", 3)])
+def test_sums_that_are_added_at_once_are_completed_as_one_but_on_cpus(hardware, sums):
+    """The gradient of what three weights read, as in attention; a sum that is added to another array stays alone."""
+
+    def step(w, g, h):
+        y = jnp.einsum("bf,df->bd", g, w["q"]) + jnp.einsum("bf,df->bd", g, w["k"]) + jnp.einsum("bf,df->bd", g, w["v"])
+        return y, h + jnp.einsum("bf,df->bd", g, w["q"] * 2)
+
+    w = {name: struct((32, 64), None, "x") for name in "qkv"}
+    report = expected(step, w, struct((128, 64), None, "x"), struct((128, 32)), hardware=hardware)
+    part = 2 * 128 * 32 * 4 * 3 // 4
+    assert {row.kind for row in report} == {"all-reduce"}
+    assert sorted(by_line(report).values()) == [part, sums * part]
+
+
 def test_the_branch_that_sends_most_counts():
     @functools.partial(jax.shard_map, mesh=ON, in_specs=(P("x"), P()), out_specs=P("x"), check_vma=False)
     def either(x, n):
@@ -234,3 +280,25 @@ def test_an_operand_is_moved_for_the_line_that_made_it():
     (row,) = expected(lambda w, x: x @ w, struct((32, 16), "x"), struct((64, 32), "x"))
     assert row.argument == "w"
     assert row.operation == "dot_general"
+
+
+def test_for_tpus_words_are_picked_where_they_are_and_extremes_are_sent_as_narrow_as_they_were():
+    """Compiled for v5e:2x4: sums of bfloat16 logits over 4 parts of the words, and their maximum, not the logits."""
+
+    def loss(w, x, tokens):
+        logits = jax.nn.log_softmax((x @ w).astype(jnp.float32))
+        return -jnp.mean(jnp.take_along_axis(logits, tokens[..., None], -1))
+
+    args = struct((256, 1024), None, "x", dtype="bfloat16"), struct((8, 128, 256), "y", dtype="bfloat16")
+    tokens = struct((8, 128), ("y", "x"), dtype="int32")
+    step = jax.jit(jax.grad(loss), out_shardings=args[0].sharding)
+    report = expected(step, *args, tokens, hardware="v5e")
+    numbers = 4 * 128  # of the tokens of a device
+    assert sorted((row.array, row.axes, row.sent) for row in report) == [
+        ("bfloat16[256,256]", ("y",), 256 * 256 * 2),
+        ("bfloat16[4,128]", ("x",), 2 * numbers * 2 * 3 // 4),
+        ("float32[4,128]", ("x",), 2 * numbers * 4 * 3 // 4),
+        ("float32[4,128]", ("x",), 2 * numbers * 4 * 3 // 4),
+        ("int32[1,128]", ("x",), numbers * 4 * 3 // 4),
+    ]
+    assert expected(step, *args, tokens, hardware="cpu").sent > 2 * report.sent

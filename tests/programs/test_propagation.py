@@ -72,6 +72,43 @@ def test_what_a_scan_keeps_for_the_backward_pass_is_cut_as_it_is_made():
     assert all(sharding[1] == ("x",) for sharding in kept)
 
 
+def test_operations_stand_in_the_order_in_which_xla_walks_them():
+    """From the results back, operands first to last: what is cut first is cut so where two ways stand against it."""
+
+    def step(x):
+        a, b = jnp.sin(x), jnp.cos(x)
+        return jnp.tanh(b) - jnp.exp(a), a
+
+    found = module(lambda x: lax.scan(lambda c, _: step(c), x, None, 3), struct((64,), "x"))
+    propagation.propagated(found)
+    (loop,) = of(found, "stablehlo.while")
+    body = [one.operation.name.removeprefix("stablehlo.") for one in loop.regions[1].blocks[0].operations]
+    assert [name for name in body if name in ("sine", "cosine", "tanh", "exponential", "subtract")] == [
+        "cosine",
+        "tanh",
+        "sine",
+        "exponential",
+        "subtract",
+    ]
+
+
+@pytest.mark.parametrize("selects", [False, True])
+def test_the_gradient_of_take_along_axis_is_a_select_where_the_compiler_makes_it_one(selects):
+    """Logits stay cut over words then; a gradient of rows of a table is a scatter all the same."""
+
+    def loss(logits, table, tokens):
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)
+        return jnp.sum(picked) + jnp.sum(table[tokens] ** 2)
+
+    tokens = jax.ShapeDtypeStruct((8, 16), "int32", sharding=NamedSharding(ON, P("x")))
+    found = module(jax.grad(loss, (0, 1)), struct((8, 16, 64), None, None, "y"), struct((64, 32)), tokens)
+    propagation.propagated(found, selects=selects)
+    shapes = [propagation.shape_of(one.results[0]) for one in of(found, "stablehlo.scatter")]
+    assert shapes == [(64, 32)] if selects else sorted(shapes) == [(8, 16, 64), (64, 32)]
+    cut = [propagation.shardings_of(one) for one in of(found, "stablehlo.select")]
+    assert ([(("x",), (), ("y",))] in cut) == selects
+
+
 def test_attributes_are_read_in_all_their_forms():
     text = '#sdy.sharding_per_value<[<@mesh, [{"x", ?}, {"y":(1)2}p0], replicated={"z"}>, <@mesh_0, []>]>'
     assert propagation.shardings_in(text) == [(("x",), ("y:(1)2",)), ()]
