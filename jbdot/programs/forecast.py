@@ -1,9 +1,11 @@
 """What a program is expected to send, before it is compiled: from the shardings that Shardy propagates.
 
-A dot goes the way that the model of plain jit has for it (`plain_jit`), with its operands and its result cut as they
-are propagated. Every other operation goes the way that Shardy writes down for it. A loop counts as often as its counter
-says; a sum that a loop only adds up counts once after it, where the compiler moves it there. What else the compiler
-does is not known here: it may merge collectives, take them apart to run beside a dot, or send another dtype.
+A dot, and a convolution whose space is whole, goes the way that the model of plain jit has for it (`plain_jit`), with
+its operands and its result cut as they are propagated; what takes rows from a table goes the way of XLA's partitioner.
+Every other operation goes the way that Shardy writes down for it. A loop counts as often as its counter says; a sum
+that a loop only adds up counts once after it, where the compiler moves it there, and sums that are added to each other
+count once. What else the compiler does is not known here: it may merge collectives, take them apart into rings beside
+a dot, or send another dtype.
 """
 
 import collections

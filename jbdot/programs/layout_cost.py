@@ -103,7 +103,6 @@ class _Row:
     classes: tuple[int, ...]  # arrays of one class are moved once for all their uses
     count: int
     moments: tuple[int, ...]
-    ins: int  # operands
     once: float  # how often what it adds up is completed, where all devices get it: outside of a loop that sums it
 
 
@@ -207,7 +206,7 @@ class Costs:
             key = number, places
             done = self._done.get(key)
             if done is None:
-                done = self._done[key] = self._best(row.operation, places)
+                done = self._done[key] = self._best(row.operation, places, row.once / row.operation.times)
             times = row.count * row.operation.times
             compute += done.us * times
             flops += done.flops * times
@@ -217,7 +216,7 @@ class Costs:
                     continue
                 seen.add(shared)
                 for move in moves:
-                    often = row.count * row.once if move.kind == "all-reduce" and at >= row.ins else times
+                    often = row.count * row.once if _is_sum(row.operation, at, move) else times
                     sent[move.kind, move.axes] += move.sent * often
                     sending += move.us * often
             if done.held:
@@ -280,7 +279,6 @@ class Costs:
                 named[key],
                 len(moments),
                 tuple(moments),
-                len(operations[moments[0]].ins),
                 once(operations[moments[0]]),
             )
             for key, moments in rows.items()
@@ -288,8 +286,8 @@ class Costs:
 
     # One operation.
 
-    def _best(self, operation: Operation, homes: tuple[Sharding, ...]) -> _Done:
-        """Does an operation in the way that takes the least time."""
+    def _best(self, operation: Operation, homes: tuple[Sharding, ...], often: float) -> _Done:
+        """Does an operation in the way that takes the least time; of each time its sums are completed `often` times."""
         arrays = (*operation.ins, *operation.outs)
         if not any(axes for home in homes for axes in home):
             return self._carried(operation, homes, {})
@@ -313,7 +311,11 @@ class Costs:
             if any(sizes[dim] % count for dim, count in parts.items()):
                 continue
             done = self._carried(operation, homes, places)
-            us = done.us + sum(move.us for *_, moves in done.moves for move in moves)
+            us = done.us + sum(
+                move.us * (often if _is_sum(operation, at, move) else 1)
+                for at, _, moves in done.moves
+                for move in moves
+            )
             if us < fewest:
                 best, fewest = done, us
         if best is None:
@@ -401,6 +403,11 @@ class Costs:
         if (kind == "reduce-scatter" and not scattered) or (kind == "all-gather" and not is_gathered(sides)):
             kind, sent = "all-reduce", 2 * sent
         return Move(kind, axes, sent, self._links.time_us(kind, sent, axes))
+
+
+def _is_sum(operation: Operation, at: int, move: Move) -> bool:
+    """Says whether a collective completes a result: of what a loop only adds to, once after it."""
+    return move.kind == "all-reduce" and at >= len(operation.ins)
 
 
 def _cut(dims: Dims, places: Places) -> dict[str, int]:

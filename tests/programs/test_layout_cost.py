@@ -117,19 +117,23 @@ def test_an_embedding_is_looked_up_where_it_is():
     assert found.sent == {("all-reduce", ("x",)): 2 * 4 * 8 * 16 * 64 * 3 / 4}
 
 
-def test_what_a_loop_adds_up_is_completed_when_it_ends():
+@pytest.mark.parametrize(("width", "hardware"), [(256, "v5e"), (2048, "v6e")])
+def test_what_a_loop_adds_up_is_completed_when_it_ends(width, hardware):
+    """Each device sums over its samples, also where all samples could be gathered in less time than one sum takes."""
+
     def recurrent(w, xs):
         def loss(w):
             return jnp.sum(lax.scan(lambda h, x: (jnp.tanh(h @ w + x), None), xs[0], xs)[0])
 
         return w - jax.grad(loss)(w)
 
-    args = struct(256, 256), struct(16, 64, 256)
-    size = 4 * 256 * 256
+    args = struct(width, width), struct(16, 64, width)
+    size = 4 * width * width
     flow = Flow.of(jax.make_jaxpr(recurrent)(*args))
     _, samples, _ = flow.labels(flow.arguments[1])
-    found = cost(recurrent, args, {"x": (samples,)}, {"x": 4}, (0,))
+    found = cost(recurrent, args, {"x": (samples,)}, {"x": 4}, (0,), hardware)
     assert found.sent[("all-reduce", ("x",))] == pytest.approx(2 * size * 3 / 4, abs=16)  # and not in each turn
+    assert found.flops == 16 * 3 * 2 * 64 * width * width / 4
 
 
 @pytest.mark.parametrize(
