@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from records import DEVIATIONS
 
 import jbdot
-from benchmarks import regret_report
+from benchmarks import communication, regret_report
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -173,6 +173,19 @@ def test_readme_says_what_whole_steps_send():
     assert f"[{mean:.2f} times](benchmarks/results/{path.stem}.md)" in told
     assert f"of {len(found)} steps, of which {planned} are planned" in told
     assert ("none sends more" in told) == all(one >= other for one, other in zip(before, after, strict=True))
+
+
+def test_forecasts_are_as_near_as_the_page_says():
+    stored = (RESULTS / "communication-jax-0.12.0.1.jsonl").read_text().splitlines()
+    said = " ".join((ROOT / "docs" / "pages" / "how-to" / "shard.md").read_text().split())
+    shares = []
+    for on in ("cpu", "v5e:4x4"):
+        found = [row for row in map(json.loads, stored) if row["on"] == on]
+        whole = sum(communication.is_close(row["expected"], row["compiled"]) for row in found)
+        assert f"sends in {whole} of {len(found)} cases, on CPU devices and for v5e:4x4" in said
+        near = [communication.is_close(*line[-2:]) for row in found for line in row["lines"]]
+        shares.append(f"{sum(near) / len(near):.0%}".replace("%", " %"))
+    assert f"for single lines in {' and '.join(shares)}." in said
 
 
 def test_readme_says_what_calls_cost():
