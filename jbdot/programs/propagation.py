@@ -8,7 +8,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from jbdot.core.errors import Refusal
@@ -25,6 +25,8 @@ CALL: Final = "jbdot.call"
 _CALLS: Final = ("func.call", "call")
 _SAID: Final = ("sdy.sharding", "out_sharding", "sharding")  # of any operation, a collective, a constraint
 _OF_ONE: Final = re.compile(r"<@[\w.]+, \[((?:\{[^}]*\}(?:p\d+)?(?:, )?)*)\]")
+_LISTS: Final = re.compile(r"(\w+) = \[([\d, ]*)\]")
+_LETTERS: Final = "ijklmnopqrstuvwxyz"  # of dimensions, in a rule of Shardy's
 _OF_DIM: Final = re.compile(r"\{([^}]*)\}")
 _AXIS: Final = re.compile(r'"([^"]+)"(?::\((\d+)\)(\d+))?')
 
@@ -67,6 +69,7 @@ def propagated(module: Any, selects: bool = False) -> list[tuple[int, str]]:
         if selects:
             _selected(module)
         _ordered(module)
+        _ruled(module)
         _run(module, _PROPAGATE)
     return calls
 
@@ -78,6 +81,7 @@ def moved(module: Any) -> None:
         RuntimeError: This jaxlib does not run Shardy from Python.
     """
     with _shardy():
+        _ruled(module)
         _run(module, _MOVE)
 
 
@@ -273,6 +277,67 @@ def _read_by(one: Any) -> list[Any]:
     """Lists the values that an operation reads, also inside of it."""
     inside = (value for each in operations(one) for value in each.operands) if len(one.regions) else ()
     return [*one.operands, *inside]
+
+
+def _ruled(module: Any) -> None:
+    """Says of the operations of CHLO, which XLA has written out before Shardy sees them, how their axes go together."""
+    from jaxlib.mlir import ir
+
+    for one in operations(module):
+        rule = _rule(one) if one.name.startswith("chlo.") else ""
+        if rule:
+            with module.context:
+                one.attributes["sdy.sharding_rule"] = ir.Attribute.parse(rule)
+
+
+def _rule(one: Any) -> str:
+    """Writes the rule of an operation, a letter for each dimension of its work; nothing of one that is not known."""
+    shapes = [shape_of(value) or () for value in (*one.operands, *one.results)]
+    first, count = shapes[0], len(one.operands)
+    summed, whole = set[str](), set[str]()
+    if one.name == "chlo.ragged_dot":
+        terms, summed, whole = _ragged(str(one.attributes["ragged_dot_dimension_numbers"]), shapes)
+    elif one.name == "chlo.top_k":
+        kept, whole = [f"kept {at}" for at in range(len(first) - 1)], {"given", "found"}
+        terms = [[*kept, "given"], [*kept, "found"], [*kept, "found"]]
+    elif len({*shapes} - {()}) == 1:
+        terms = [[f"kept {at}" for at in range(len(shape))] for shape in shapes]
+    else:
+        return ""
+    sizes = {
+        dim: size for dims, shape in zip(terms, shapes, strict=True) for dim, size in zip(dims, shape, strict=True)
+    }
+    letter = dict(zip(sizes, _LETTERS, strict=False))
+
+    def listed(dims: Iterable[str]) -> str:
+        return ", ".join(letter[dim] for dim in dims)
+
+    left, right = (", ".join(f"[{listed(dims)}]" for dims in part) for part in (terms[:count], terms[count:]))
+    said = f"({left})->({right}) {{{', '.join(f'{letter[dim]}={size}' for dim, size in sizes.items())}}}"
+    for name, some in (("reduction", summed), ("need_replication", whole)):
+        said += f" {name}={{{listed(dim for dim in sizes if dim in some)}}}" if some else ""
+    return f"#sdy.op_sharding_rule<{said}>"
+
+
+def _ragged(numbers: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[list[str]], set[str], set[str]]:
+    """Names the dimensions of a ragged dot, of its operands and its result; those that are added up; those kept whole.
+
+    XLA has the rows, which are in groups, whole on each device, and the groups.
+    """
+    at = {name: [int(dim) for dim in said.split(", ") if dim] for name, said in _LISTS.findall(numbers)}
+    lhs, rhs, sizes = (
+        [f"{name} {dim}" for dim in range(len(shape))] for name, shape in zip("abc", shapes, strict=False)
+    )
+    groups = {rhs[dim] for dim in at.get("rhs_group_dimensions", [])}
+    for kind in ("batching", "contracting"):
+        for i, j in zip(at.get(f"lhs_{kind}_dimensions", []), at.get(f"rhs_{kind}_dimensions", []), strict=True):
+            rhs[j] = lhs[i]
+    batch, summed, rows = (
+        [lhs[dim] for dim in at.get(f"lhs_{kind}_dimensions", [])] for kind in ("batching", "contracting", "ragged")
+    )
+    free = [dim for dim in (*lhs, *rhs) if dim not in (*batch, *summed, *groups)]
+    each = ["group"] * (len(shapes[3]) - len(batch) - len(free))  # the result has the groups, where rows are added up
+    return [lhs, rhs, sizes, [*each, *batch, *free]], {*summed} - {*rows}, {*rows, *groups, *sizes, *each}
 
 
 def axes_in(text: str) -> tuple[str, ...]:

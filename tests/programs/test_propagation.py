@@ -53,6 +53,22 @@ def test_what_is_called_stands_where_it_is_called_and_says_from_which_call():
     assert all(propagation.shardings_of(one) == [(("x",),)] for one in of(found, "stablehlo.sine"))
 
 
+@pytest.mark.parametrize("function", [lax.square, lax.erf, lax.erf_inv, lambda x: jnp.nextafter(x, 1 + x)])
+def test_what_xla_writes_out_before_shardy_sees_it_is_cut_as_what_it_is_of(function):
+    found = module(lambda x: jnp.sin(function(x)), struct((64, 32), "x", "y"))
+    propagation.propagated(found)
+    (sine,) = of(found, "stablehlo.sine")
+    assert propagation.shardings_of(sine) == [(("x",), ("y",))]
+
+
+def test_the_largest_are_found_on_whole_rows():
+    found = module(lambda x: lax.top_k(x, 2), struct((64, 32), "x", "y"))
+    propagation.propagated(found)
+    propagation.moved(found)
+    (gather,) = of(found, "sdy.all_gather")
+    assert propagation.axes_in(str(gather.attributes["gathering_axes"])) == ("y",)
+
+
 def test_what_a_scan_keeps_for_the_backward_pass_is_cut_as_it_is_made():
     """As XLA has it; without a broadcast to one more axis being a reshape it is cut as the gradients are."""
 
