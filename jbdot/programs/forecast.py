@@ -269,7 +269,9 @@ class Forecast:
                 parts = math.prod(self.mesh.get(axis, 0) for axis in cut)
                 if not parts or size % parts or (cut and at not in axes):
                     return None
-            blocks.append(Block.of([shape[at] for at in axes], dtype, tuple(sharding[at] for at in axes), self.mesh))
+            blocks.append(
+                Block.of(tuple(shape[at] for at in axes), dtype, tuple(sharding[at] for at in axes), self.mesh)
+            )
         lhs, rhs, out = blocks
         sizes = {**dict(zip(dot.contraction.lhs, lhs.shape, strict=True))}
         if any(sizes.get(label, size) != size for label, size in zip(dot.contraction.rhs, rhs.shape, strict=True)):
@@ -472,7 +474,8 @@ class Forecast:
         kind = _KINDS.get(str(step.kind), str(step.kind))
         if kind == "reduce-scatter" and not self._scatters:
             kind = "all-reduce"
-        local, before, end = list(shape), [()] * len(shape), [()] * len(shape)
+        local = list(shape)
+        before, end = (list[MeshAxes]([()] * len(shape)) for _ in range(2))
         for at, axis in enumerate(axes):
             local[axis], before[axis], end[axis] = block.local[at], block.sharding[at], after.sharding[at]
         space = math.prod(local) // math.prod(block.local)

@@ -206,7 +206,7 @@ class Costs:
             key = number, places
             done = self._done.get(key)
             if done is None:
-                done = self._done[key] = self._best(row.operation, places, row.once / row.operation.times)
+                done = self._done[key] = self._best(row.operation, places)
             times = row.count * row.operation.times
             compute += done.us * times
             flops += done.flops * times
@@ -272,6 +272,7 @@ class Costs:
         def once(operation: Operation) -> float:
             return min((outside.get(x, operation.times) for x, _ in operation.outs), default=1.0)
 
+        self._often = {each: once(each) / (each.times or 1) for each in operations}  # a sum is completed in each time
         return [
             _Row(
                 operations[moments[0]],
@@ -286,9 +287,9 @@ class Costs:
 
     # One operation.
 
-    def _best(self, operation: Operation, homes: tuple[Sharding, ...], often: float) -> _Done:
-        """Does an operation in the way that takes the least time; of each time its sums are completed `often` times."""
-        arrays = (*operation.ins, *operation.outs)
+    def _best(self, operation: Operation, homes: tuple[Sharding, ...]) -> _Done:
+        """Does an operation in the way that takes the least time."""
+        arrays, often = (*operation.ins, *operation.outs), self._often[operation]
         if not any(axes for home in homes for axes in home):
             return self._carried(operation, homes, {})
         sizes: dict[Hashable, int] = {}
