@@ -17,24 +17,27 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import jax
 import numpy as np
 from jax import numpy as jnp
-from jax.sharding import AbstractMesh, NamedSharding
 
 from jbdot import hlo
-from jbdot.core.contraction import Contraction
 from jbdot.devices.links import Links
 from jbdot.many_devices import partition_spec
 from jbdot.many_devices.block import Block, MeshAxes, Sharding
 from jbdot.many_devices.candidates import Candidate
-from jbdot.many_devices.plain_jit import Laid, plain_way
-from jbdot.many_devices.sharding_plan import plan_sharding
-from jbdot.many_devices.task import Task
-from jbdot.one_device.lowerings import LANES
 from jbdot.programs import propagation
-from jbdot.programs.communication_row import array, part, source
-from jbdot.programs.propagation import CALL, attribute, axes_in, dtype_of, shape_of, shardings_in, shardings_of
+from jbdot.programs.communication_row import part, source
+from jbdot.programs.propagated_dot import LISTS, MULTIPLIED, Dot
+from jbdot.programs.propagation import (
+    CALL,
+    attribute,
+    axes_in,
+    dtype_of,
+    integers_in,
+    shape_of,
+    shardings_in,
+    shardings_of,
+)
 
 _NUMBER: Final = "jbdot.dot"  # an attribute: which dot of the propagated module it is
 _SAID: Final[dict[str, str]] = {  # what Shardy puts in
@@ -60,34 +63,8 @@ _KINDS: Final[dict[str, str]] = {"permute": "collective-permute", "ring": "all-g
 _SAME: Final = ("stablehlo.convert", "stablehlo.optimization_barrier", "stablehlo.reshape", "stablehlo.transpose")
 _MOVED: Final = (*_SAID, *_SAME[1:])
 _SLICED: Final = "stablehlo.dynamic_slice"  # as a loop takes the layer that it is at
-_LISTS: Final = re.compile(r"(\w+) = \[([\d, ]*)\]")
-_MULTIPLIED: Final = ("stablehlo.dot_general", "stablehlo.convolution")
-_SIDES: Final = re.compile(r"\[([^\]]*)\]x\[([^\]]*)\]->\[([^\]]*)\]")  # b, 0, 1, f of a convolution
 _NAMED: Final = re.compile(r'loc\((?:"[^"]*:"\()?"([^"]*)"\((?!"[^"]*":\d)')
 _CALLED: Final = re.compile(r'"([^"]+)"\("([^"]+)":(\d+):')
-
-
-@dataclasses.dataclass(frozen=True)
-class Dot:
-    """A dot of a program, or a convolution: shapes, and how operands and result are cut.
-
-    XLA's partitioner takes a convolution for a dot of batch, features in and features out.
-
-    Attributes:
-        contraction: Its labels.
-        shapes: Of lhs, rhs and the result.
-        dtypes: Likewise, by name.
-        shardings: Likewise.
-        axes: Likewise, those that the labels are of: all but the space of a convolution.
-        laid: How the compiler lays out the result.
-    """
-
-    contraction: Contraction
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[str, ...]
-    shardings: tuple[Sharding, ...]
-    axes: tuple[tuple[int, ...], ...]
-    laid: Laid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +118,7 @@ class Forecast:
         main = next(one for one in propagation.operations(module) if one.name == "func.func")
         self._note(main)
         for one in propagation.operations(module):
-            if one.name in _MULTIPLIED:
+            if one.name in MULTIPLIED:
                 self._moved_for(one)
             elif one.name == "stablehlo.gather" and (axes := _passed(one)):
                 self._passing[one.results[0]] = axes
@@ -157,26 +134,10 @@ class Forecast:
         A dot that cannot be planned counts what plain jit sends.
         """
         found: collections.Counter[tuple[str, str]] = collections.Counter()
-        sent = functools.cache(self._sent)
+        sent = functools.cache(lambda dot: dot.planned(self._way(dot), self.links))
         for dot, place, times in self.used:
             found[source(place.frames), part(place.op_name)] += times * sent(dot)
         return found
-
-    def _sent(self, dot: Dot) -> int:
-        way = self._way(dot)
-        if way is None or not way.sent:
-            return 0
-        mesh = AbstractMesh(tuple(self.mesh.values()), tuple(self.mesh))
-        lhs, rhs, out = (
-            jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition_spec.written(sharding)))
-            for shape, dtype, sharding in zip(dot.shapes, dot.dtypes, dot.shardings, strict=True)
-        )
-        try:
-            spec, hardware = out.sharding.spec, self.links.hardware
-            plan = plan_sharding(dot.contraction, lhs, rhs, spec, preferred_element_type=out.dtype, hardware=hardware)
-        except (TypeError, ValueError):
-            return way.sent
-        return plan.sent
 
     def _entered(self) -> None:
         self._at: dict[Any, Sharding] = {}  # how each value is cut
@@ -195,10 +156,10 @@ class Forecast:
         found: list[Dot] = []
         for one in propagation.operations(module):
             self._note(one)
-            if one.name in _MULTIPLIED:
+            if one.name in MULTIPLIED:
                 with module.context:
                     one.attributes[_NUMBER] = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), len(found))
-                found.append(self._dot(one))
+                found.append(Dot.of(one, self._at))
         return found
 
     def _note(self, one: Any) -> None:
@@ -220,64 +181,10 @@ class Forecast:
             ):
                 self._at[value] = tuple(tuple(axis for axis in axes if axis not in manual) for axes in sharding)
 
-    def _dot(self, one: Any) -> Dot:
-        values = (*one.operands, one.results[0])
-        shapes = tuple(shape_of(value) or () for value in values)
-        if one.name == "stablehlo.dot_general":
-            contraction = _contraction(str(one.attributes["dot_dimension_numbers"]), len(shapes[0]), len(shapes[1]))
-            axes = tuple(tuple(range(len(shape))) for shape in shapes)
-        else:
-            contraction, axes = _convolution(str(one.attributes["dimension_numbers"]))
-        return Dot(
-            contraction,
-            shapes,
-            tuple(array(f"{dtype_of(value)}[]")[:-2] for value in values),
-            tuple(self._at[value] for value in values),
-            axes,
-            self._laid(one, bool(contraction.batch)) if one.name == "stablehlo.dot_general" else Laid(1, is_free=False),
-        )
-
-    def _laid(self, dot: Any, is_batched: bool) -> Laid:
-        """Says how a result is laid out: as the only operation that reads it transposes it, lanes filled."""
-        value = dot.results[0]
-        last = len(shape_of(value) or ()) - 1
-        uses = [use.owner.operation for use in value.uses]
-        while len(uses) == 1 and uses[0].name in (*_SAID, _SAME[0]):
-            uses = [use.owner.operation for use in uses[0].results[0].uses]
-        if [one.name for one in uses] != [_SAME[3]]:
-            return Laid(last, is_free=True)
-        filled = [at for at, size in enumerate(shape_of(value) or ()) if size >= LANES]
-        last = _integers(attribute(uses[0], "permutation"))[last]
-        if is_batched and filled and last not in filled:
-            last = filled[-1]
-        return Laid(last, is_free=not is_batched)
-
     def _way(self, dot: Dot) -> Candidate | None:
-        """Returns the way of plain jit.
-
-        None where a part of a mesh axis cuts, a size is not divided, or the space of a convolution is cut, or groups
-        of its features stand apart.
-        """
         if dot not in self._ways:
-            self._ways[dot] = self._planned(dot)
+            self._ways[dot] = dot.way(self.links)
         return self._ways[dot]
-
-    def _planned(self, dot: Dot) -> Candidate | None:
-        blocks: list[Block] = []
-        for shape, dtype, sharding, axes in zip(dot.shapes, dot.dtypes, dot.shardings, dot.axes, strict=True):
-            for at, (size, cut) in enumerate(zip(shape, sharding, strict=True)):
-                parts = math.prod(self.mesh.get(axis, 0) for axis in cut)
-                if not parts or size % parts or (cut and at not in axes):
-                    return None
-            blocks.append(
-                Block.of(tuple(shape[at] for at in axes), dtype, tuple(sharding[at] for at in axes), self.mesh)
-            )
-        lhs, rhs, out = blocks
-        sizes = {**dict(zip(dot.contraction.lhs, lhs.shape, strict=True))}
-        if any(sizes.get(label, size) != size for label, size in zip(dot.contraction.rhs, rhs.shape, strict=True)):
-            return None
-        task = Task(dot.contraction, self.mesh, lhs, rhs, out.sharding, out.shape, out.dtype, out.dtype)
-        return plain_way(task, self.links, constrained=True, laid=dot.laid)
 
     # What is sent.
 
@@ -293,7 +200,7 @@ class Forecast:
                 yield from max(ways, key=lambda way: sum(each.times * each.sent for each in way))
             elif one.name == "sdy.manual_computation":
                 yield from self._run(_block(one), place)
-            elif one.name in _MULTIPLIED:
+            elif one.name in MULTIPLIED:
                 yield from self._multiplied(one, place, done)
             elif one.name in _SAID:
                 yield from self._said(one, place)
@@ -383,7 +290,7 @@ class Forecast:
     def _sliced(self, one: Any, place: Place) -> Iterator[hlo.Collective]:
         """Gives what a slice sends along an axis that stays cut: from each distance the part that is not there yet."""
         value, source = one.results[0], one.operands[0]
-        starts, strides = (_integers(attribute(one, name)) for name in ("start_indices", "strides"))
+        starts, strides = (integers_in(attribute(one, name)) for name in ("start_indices", "strides"))
         for dim, (size, left, axes) in enumerate(
             zip(shape_of(source) or (), shape_of(value) or (), self._at[source], strict=True)
         ):
@@ -435,7 +342,7 @@ class Forecast:
         one, name = value.owner, getattr(value.owner, "name", "")
         if len([*value.uses]) != 1:
             return frozenset()
-        if name in _MULTIPLIED:
+        if name in MULTIPLIED:
             way = self._way(self._dots[one.attributes[_NUMBER].value])
             steps = way.out.steps if way else ()
             return frozenset((name, axis) for step in steps if step.sums for axis in step.axes)
@@ -474,8 +381,7 @@ class Forecast:
         kind = _KINDS.get(str(step.kind), str(step.kind))
         if kind == "reduce-scatter" and not self._scatters:
             kind = "all-reduce"
-        local = list(shape)
-        before, end = (list[MeshAxes]([()] * len(shape)) for _ in range(2))
+        local, before, end = list(shape), list[MeshAxes]([()] * len(shape)), list[MeshAxes]([()] * len(shape))
         for at, axis in enumerate(axes):
             local[axis], before[axis], end[axis] = block.local[at], block.sharding[at], after.sharding[at]
         space = math.prod(local) // math.prod(block.local)
@@ -505,7 +411,7 @@ class Forecast:
             reader = one
         if kind == "all-reduce" and self._is_scattered(value, axes):
             kind, got = "reduce-scatter", given // self._size(axes)
-        if reader is not None and reader.name in _MULTIPLIED and reader is not source.owner:
+        if reader is not None and reader.name in MULTIPLIED and reader is not source.owner:
             place = self._moved_at(value, self._place(reader, place), place)
         else:
             place = self._place(reader or one, place)
@@ -530,7 +436,7 @@ class Forecast:
 
     def _is_for_dots(self, value: Any) -> bool:
         users = (use.owner.operation for use in value.uses)
-        return all(user.name in _MULTIPLIED or user.results[0] in self._skipped for user in users)
+        return all(user.name in MULTIPLIED or user.results[0] in self._skipped for user in users)
 
     def _is_scattered(self, value: Any, axes: MeshAxes) -> bool:
         users = [use.owner.operation for use in value.uses]
@@ -655,24 +561,13 @@ class Forecast:
         )
 
 
-@functools.lru_cache(maxsize=1024)  # a program has many dots, and few contractions
-def _contraction(numbers: str, lhs_ndim: int, rhs_ndim: int) -> Contraction:
-    """Reads dimension numbers: `#stablehlo.dot<lhs_batching_dimensions = [0], ...>`."""
-    lists = {name: tuple(map(int, filter(None, listed.split(",")))) for name, listed in _LISTS.findall(numbers)}
-    contracting, batch = (
-        tuple(lists.get(f"{side}_{kind}_dimensions", ()) for side in ("lhs", "rhs"))
-        for kind in ("contracting", "batching")
-    )
-    return Contraction.from_dimension_numbers((contracting, batch), lhs_ndim, rhs_ndim)
-
-
 def _passed(gather: Any) -> MeshAxes:
     """Names the mesh axes that cut the rows of a table, which Shardy has put together for what takes whole rows."""
     value = gather.operands[0]
     step, said = value.owner, str(attribute(gather, "dimension_numbers"))
     if getattr(step, "name", "") != "sdy.all_gather" or len([*value.uses]) != 1:
         return ()
-    lists = {name: [int(dim) for dim in listed.split(",") if dim.strip()] for name, listed in _LISTS.findall(said)}
+    lists = {name: [int(dim) for dim in listed.split(",") if dim.strip()] for name, listed in LISTS.findall(said)}
     gathered = [axes_in(dim) for dim in re.findall(r"\{[^{}]*\}", str(step.attributes["gathering_axes"]))]
     rows = lists.get("collapsed_slice_dims", [])
     if lists.get("start_index_map") != rows or "operand_batching_dims" in lists or any(gathered[at] for at in rows):
@@ -680,22 +575,8 @@ def _passed(gather: Any) -> MeshAxes:
     return tuple(itertools.chain(*gathered))
 
 
-def _convolution(numbers: str) -> tuple[Contraction, tuple[tuple[int, ...], ...]]:
-    """Reads dimension numbers, `#stablehlo.conv<[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]>`, but for space."""
-    found = _SIDES.search(numbers)
-    assert found, numbers
-    sides = [side.split(", ") for side in found.groups()]
-    axes = tuple(tuple(map(side.index, names)) for side, names in zip(sides, ("bf", "io", "bf"), strict=True))
-    return Contraction.from_dimension_numbers((((1,), (0,)), ((), ())), 2, 2), axes
-
-
 def _block(one: Any) -> Any:
     return one.regions[0].blocks[0]
-
-
-def _integers(listed: Any) -> list[int]:
-    """Reads a list of an attribute: `array<i64: 0, 256>`."""
-    return [int(number) for number in re.findall(r"-?\d+", str(listed).partition(":")[2])]
 
 
 def _moved_parts(size: int, start: int, length: int, count: int) -> list[int]:

@@ -254,7 +254,7 @@ class Costs:
             alike.append(base.setdefault((operation.name, dims, kinds, operation.times, operation.summed), len(base)))
             for array, _ in operation.ins:
                 uses.setdefault(array, []).append(alike[-1])
-        roots, outside = _sums(operations, self._flow.turns)
+        roots, self._outside = _sums(operations, self._flow.turns)
         classes: dict[Hashable, int] = {}
         rows: dict[Hashable, list[int]] = {}
         named: dict[Hashable, tuple[int, ...]] = {}
@@ -269,10 +269,6 @@ class Costs:
             )
             rows.setdefault(key, []).append(at)
 
-        def once(operation: Operation) -> float:
-            return min((outside.get(x, operation.times) for x, _ in operation.outs), default=1.0)
-
-        self._often = {each: once(each) / (each.times or 1) for each in operations}  # a sum is completed in each time
         return [
             _Row(
                 operations[moments[0]],
@@ -280,16 +276,21 @@ class Costs:
                 named[key],
                 len(moments),
                 tuple(moments),
-                once(operations[moments[0]]),
+                self._once(operations[moments[0]]),
             )
             for key, moments in rows.items()
         ]
 
     # One operation.
 
+    def _once(self, operation: Operation) -> float:
+        """Says how often what an operation adds up is completed: outside of a loop that only sums it."""
+        return min((self._outside.get(x, operation.times) for x, _ in operation.outs), default=1.0)
+
     def _best(self, operation: Operation, homes: tuple[Sharding, ...]) -> _Done:
         """Does an operation in the way that takes the least time."""
-        arrays, often = (*operation.ins, *operation.outs), self._often[operation]
+        often = self._once(operation) / (operation.times or 1)
+        arrays = (*operation.ins, *operation.outs)
         if not any(axes for home in homes for axes in home):
             return self._carried(operation, homes, {})
         sizes: dict[Hashable, int] = {}

@@ -370,6 +370,16 @@ def attribute(operation: Any, name: str) -> Any:
     return operation.attributes[name] if name in operation.attributes else None  # noqa: SIM401 - it has no get
 
 
+def integers_in(listed: Any) -> list[int]:
+    """Reads a list of an attribute.
+
+    Example:
+        >>> integers_in("array<i64: 0, 256>")
+        [0, 256]
+    """
+    return [int(number) for number in re.findall(r"-?\d+", str(listed).partition(":")[2])]
+
+
 def shardings_of(operation: Any) -> list[Sharding]:
     """Says how each result of an operation is cut; where nothing is said, not at all."""
     said = next((shardings_in(operation.attributes[name]) for name in _SAID if name in operation.attributes), [])
