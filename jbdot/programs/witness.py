@@ -65,8 +65,8 @@ def witnessed(
     """Compiles the layouts that are estimated best; the best by the compiler is first.
 
     The first is compiled with all that XLA can be told of the arrays between, with a part of it, and with nothing; the
-    next few in the way that was best for it. A layout of which nothing is unclear is compiled in one way. An
-    interrupt ends it with what there is by then.
+    next few in the way that was best for it, and the best of all in the other ways too. A layout of which nothing is
+    unclear is compiled in one way. An interrupt ends it with what there is by then.
 
     Args:
         candidates: The best by estimates first.
@@ -90,6 +90,9 @@ def witnessed(
         ask((few[0], between) for between in (("unclear",) if is_clear(few[0]) else BETWEEN))
         best = min(found, key=lambda each: each.score(limit)).between if len(found) > 1 else "moved"
         ask((candidate, "unclear" if is_clear(candidate) else best) for candidate in few[1:])
+        winner = min(found, key=lambda each: each.score(limit)).candidate
+        if winner is not few[0] and not is_clear(winner):
+            ask((winner, between) for between in BETWEEN if between != best)
     except KeyboardInterrupt:
         if not found:
             raise

@@ -53,12 +53,15 @@ def asked_of(candidates, times, limit=1000, clear=()):
     return asked, witnessed(candidates, limit, lambda one: one.name in clear, compiled, "v5e:2x4")
 
 
-def test_the_first_is_compiled_in_each_way_and_the_next_in_the_best():
+def test_the_first_is_compiled_in_each_way_and_the_next_in_the_best_and_so_is_the_winner():
     few = [candidate("a", 10.0), candidate("b", 11.0), candidate("c", 12.0), candidate("d", 13.0)]
     times = {("a", "moved"): 30.0, ("a", "unclear"): 20.0, ("a", "free"): 25.0, "b": 15.0, "c": 40.0}
     asked, found = asked_of(few, times)
-    assert asked == [("a", "moved"), ("a", "unclear"), ("a", "free"), ("b", "unclear"), ("c", "unclear")]
-    assert [(each.candidate.name, each.between) for each in found][:2] == [("b", "unclear"), ("a", "unclear")]
+    each = [("a", "moved"), ("a", "unclear"), ("a", "free"), ("b", "unclear"), ("c", "unclear")]
+    assert asked == [*each, ("b", "moved"), ("b", "free")]
+    assert (found[0].candidate.name, found[3].candidate.name) == ("b", "a")
+    asked, _ = asked_of(few, {**times, "b": 50.0})
+    assert asked == each
 
 
 def test_of_what_is_clear_nothing_is_told():
@@ -85,7 +88,7 @@ def test_what_fits_comes_before_what_is_faster_and_a_refusal_is_last():
     few = [candidate("a", 10.0), candidate("b", 11.0), candidate("c", 12.0)]
     times = {"a": report(5.0, memory=2000), "b": report(9.0), "c": RuntimeError("does not fit")}
     _, found = asked_of(few, times)
-    assert [each.candidate.name for each in found] == ["b", "a", "a", "a", "c"]
+    assert [each.candidate.name for each in found] == ["b", "b", "b", "a", "a", "a", "c"]
     assert found[-1].refused == "does not fit"
     assert found[-1].cells == ("refused", "", "")
 
