@@ -4,6 +4,8 @@ Each program of `benchmarks.sharded`, in each of its layouts, on 16 virtual CPU 
 (bfloat16, where `jax[tpu]` is): `jbdot.communication` before it is compiled and after. Bytes are compared by line of
 the source, pass and mesh axes; what is recomputed counts as backward. Nothing runs; only the forecast is timed.
 Rows are appended as they are made; the same command goes on where it was stopped.
+
+`--others` asks about six models of `benchmarks.models` at medium sizes, on which the forecast was not made.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import collections
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +22,7 @@ import rich.console
 import rich.progress
 
 import jbdot
-from benchmarks import sharded
+from benchmarks import models, sharded
 from benchmarks.timing import machine
 from jbdot.core.text import bytes_text
 from jbdot.programs.communication_report import CommunicationReport
@@ -36,7 +38,17 @@ def row(program: str, layout: str, on: str) -> Row:
     """Asks both about one program."""
     make, layouts = sharded.PROGRAMS[program]
     mesh = sharded.devices() if on == "cpu" else sharded.abstract()
-    step, args = make(sharded.Layout(mesh, ON[on], layouts[layout]))
+    return compared(program, layout, on, *make(sharded.Layout(mesh, ON[on], layouts[layout])))
+
+
+def row_of_others(program: str, layout: str, on: str) -> Row:
+    """Likewise, about a model of medium size."""
+    mesh = sharded.devices() if on == "cpu" else sharded.abstract()
+    return compared(program, layout, on, *models.made(program, mesh, layout, models.MEDIUM[program], ON[on]))
+
+
+def compared(program: str, layout: str, on: str, step: Callable[..., Any], args: Sequence[Any]) -> Row:
+    """Compares what a step is expected to send with what it sends."""
     topology = None if on == "cpu" else on
     start = time.perf_counter()
     before = jbdot.communication(step, *args, topology=topology, compiled=False)
@@ -151,6 +163,11 @@ def _others(rows: Iterable[Row]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Asks about what is not there yet, and writes the report."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--others" in arguments:
+        arguments.remove("--others")
+        layouts = {name: models.MODELS[name].layouts for name in models.MEDIUM}
+        return run("communication-others", __doc__ or "", row_of_others, report, arguments, layouts)
     return run("communication", __doc__ or "", row, report, arguments)
 
 
@@ -160,6 +177,7 @@ def run(
     ask: Callable[[str, str, str], Row],
     write: Callable[[Sequence[Row], dict[str, Any]], str],
     arguments: Sequence[str] | None,
+    programs: Mapping[str, Iterable[str]] | None = None,
 ) -> int:
     """Asks for a row of each program in each layout, of those that are not there yet, and writes the report.
 
@@ -169,7 +187,9 @@ def run(
         ask: Makes the row of a program, a layout, and what it is compiled for.
         write: Writes the report of rows and versions.
         arguments: Of the command.
+        programs: The layouts of each program; by default those of `benchmarks.sharded`.
     """
+    programs = programs or {program: layouts for program, (_, layouts) in sharded.PROGRAMS.items()}
     parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=words.splitlines()[0])
     parser.add_argument("--on", nargs="+", choices=ON, default=list(ON))
     parser.add_argument("--only", default="", help="programs whose names have this in them")
@@ -184,7 +204,7 @@ def run(
     asked = [
         (program, layout, on)
         for on in options.on
-        for program, (_, layouts) in sharded.PROGRAMS.items()
+        for program, layouts in programs.items()
         for layout in layouts
         if options.only in program and (program, layout, on) not in done
     ]

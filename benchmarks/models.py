@@ -479,6 +479,20 @@ MODELS: Final = {
 }
 
 
+_MEDIUM: Final = {"d": 512, "f": 1024, "heads": 8, "length": 256, "batch": 32, "words": 2048, "depth": 2}
+_IMAGES: Final = {"side": 128, "patch": 16, "batch": 64, "classes": 1024, "depth": 2}
+MEDIUM: Final[
+    dict[str, Sizes]
+] = {  # on 16 devices, compiled in seconds (`python -m benchmarks.communication --others`)
+    "decoder, 1B": {**_MEDIUM, "kv": 4},
+    "experts": {**_MEDIUM, "kv": 8, "experts": 16},
+    "encoder-decoder": _MEDIUM,
+    "ViT": {"d": 512, "f": 1024, "heads": 8, **_IMAGES},
+    "capsules": {"lower": 256, "upper": 32, "width": 16, "out": 16, "batch": 128},
+    "decoding": {"d": 512, "f": 1024, "heads": 8, "kv": 4, "length": 512, "batch": 64, "depth": 2},
+}
+
+
 def made(name: str, mesh: Any, layout: str = "", sizes: Sizes | None = None, dtype: str = "bfloat16") -> Made:
     """Gives the step of a model and its arguments: in a layout, or with nothing said of where they are."""
     model = MODELS[name]

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jbdot
-from benchmarks import communication, sharded
+from benchmarks import communication, models, sharded
 
 
 @pytest.mark.parametrize("program", sharded.PROGRAMS)
@@ -35,6 +35,24 @@ def test_a_report_counts_what_is_close_and_lists_the_others(tmp_path, monkeypatc
     text = path.with_suffix(".md").read_text()
     assert f"{count} of {2 * count} rows (50%), 33% of the bytes" in text
     assert "| cpu | MLP | FSDP | 8 (loss) | - | model | 4.1 kB | 0 B | expected, and not in the compiled text |" in text
+
+
+def test_other_models_have_a_report_of_their_own(tmp_path, monkeypatch):
+    def stored(program, layout, on, step, args):
+        return {
+            "program": program,
+            "layout": layout,
+            "on": on,
+            "expected": 0,
+            "compiled": 0,
+            "seconds": 0.1,
+            "lines": [],
+        }
+
+    monkeypatch.setattr(communication, "compared", stored)
+    assert communication.main(["--others", "--on", "v5e:4x4", "--only", "capsules", "--results", str(tmp_path)]) == 0
+    lines = (tmp_path / f"communication-others-jax-{jax.__version__}.jsonl").read_text().splitlines()
+    assert [json.loads(line)["layout"] for line in lines] == [*models.MODELS["capsules"].layouts]
 
 
 @pytest.mark.parametrize(
