@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from jbdot.core.text import bytes_text
+from jbdot.core.text import bytes_text, rounded_text
 from jbdot.programs.communication_row import CommunicationRow
 from jbdot.programs.memory_row import MemoryRow
 
@@ -58,7 +58,7 @@ def _limit(rows: Sequence[CommunicationRow], computing_us: float | None) -> str:
     if ratio < _LITTLE:
         return f"Sending is {ratio:.0%} of the time of computing: what limits a call is on each device."
     limits = "sending limits a call" if ratio > 1 else "a call gains by less of it, or by what hides it"
-    return f"Sending takes {ratio:.2f} times as long as computing: {limits}."
+    return f"Sending takes {rounded_text(ratio)} times as long as computing: {limits}."
 
 
 def _first(rows: Sequence[CommunicationRow], argument_sizes: Collection[tuple[int, ...]]) -> str:
@@ -113,7 +113,8 @@ def _cure(row: CommunicationRow, is_gradient: bool) -> str:
     if row.kind == "collective-permute" and row.beside and "dot" in row.operation:
         return (
             f"These are the steps of a gather or of a sum over {over}, which the compiler has taken apart to run "
-            "beside the dot. They send as many bytes; have the operands cut as the dot needs them to send none."
+            "beside the dot, for as many bytes or some more: over 16 devices 17 parts where 15 would do. Have the "
+            "operands cut as the dot needs them to send none."
         )
     return (
         "The array is cut in one way where it is made and in another where it is used: have both agree with "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from jax.sharding import PartitionSpec
 
 from jbdot.compilers.compiled import ESTIMATED
-from jbdot.core.text import bytes_text, number_text, paragraph, table
+from jbdot.core.text import bytes_text, number_text, paragraph, rounded_text, table
 from jbdot.hardware import Hardware
 from jbdot.programs import advice
 from jbdot.programs.communication_row import CommunicationRow
@@ -193,7 +193,7 @@ class CommunicationReport:
         if self.estimated_us is not None:
             rows.append(("all but sending", f"{self.estimated_us:,.0f} us, {ESTIMATED}"))
         if self.compute_us:
-            rows.append(("sending / computing", f"{self.sending_us / self.compute_us:.2f}"))
+            rows.append(("sending / computing", rounded_text(self.sending_us / self.compute_us)))
         return rows
 
     def __str__(self) -> str:
