@@ -356,10 +356,15 @@ def arrays(shapes: Any) -> Any:
 
 
 def _next(results: Any, args: tuple[Any, ...], plan: jbdot.ProgramPlan) -> tuple[Any, ...]:
-    """Puts the state that comes back in the place of the arguments that it was."""
-    count = len(plan.state)
-    back = iter(results) if count > 1 else iter([results[-1] if isinstance(results, tuple) else results])
-    return tuple(next(back) if at in plan.state else one for at, one in enumerate(args))
+    """Puts the state that comes back in the place of the arguments that it was, of the same structure and shapes."""
+    given = list(results) if isinstance(results, tuple) else [results]
+
+    def back(before: Any) -> Any:
+        kind = jax.tree.structure(before), [x.shape for x in jax.tree.leaves(before)]
+        kinds = [(jax.tree.structure(x), [leaf.shape for leaf in jax.tree.leaves(x)]) for x in given]
+        return given.pop(kinds.index(kind))
+
+    return tuple(back(one) if at in plan.state else one for at, one in enumerate(args))
 
 
 def _difference(one: Any, other: Any) -> float:

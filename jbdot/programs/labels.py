@@ -113,7 +113,8 @@ class Flow:
         lives: Of each array the operation that makes it, -1 for an argument, and the last that needs it.
         unknown: Primitives whose axes are not known, and how many equations are of them.
         turns: What loops carry.
-        handed: Pairs of arrays of which the second is the first, as a loop or a branch is given it or gives it back.
+        handed: Pairs of arrays of which the second is the first, as a loop or a branch is given it or gives it back,
+            whole or turn by turn.
     """
 
     arguments: tuple[Array, ...]
@@ -326,6 +327,10 @@ class _Reader:
             for pair in zip(end.places, out.places[1:], strict=True):
                 self._join(pair)
         gone = [*arrays[consts + carries :], *outs[carries:]]
+        self.handed += [
+            *zip(gone, given[consts + carries :], strict=False),
+            *zip(made[carries:], outs[carries:], strict=True),
+        ]
         self.scanned |= {x.places[0] for x in gone if x.places[0] >= 0}
         self._needed([*arrays, *given[consts:], *made, *outs])
         return outs, Inner((steps,), tuple(carried), consts)

@@ -234,7 +234,17 @@ def test_state_comes_back_through_branches_and_loops_and_what_is_drawn_anew_with
     def scanned(w, xs):
         return lax.scan(lambda w, x: (w - x.T @ (x @ w), None), w, xs)[0]
 
+    def decoded(w, cache, x):
+        def layer(x, given):
+            w, cache = given
+            cache = lax.dynamic_update_index_in_dim(cache, x, 0, 1)
+            return x + jnp.einsum("bld,de->be", cache, w), cache
+
+        return lax.scan(layer, x, (w, cache))
+
     assert jbdot.plan_program(scanned, {"x": 8}, SQUARE, steps.struct(4, 64, 64), hardware=SLOW).state == (0,)
+    shapes = steps.struct(3, 16, 16), steps.struct(3, 8, 32, 16), steps.struct(8, 16)
+    assert jbdot.plan_program(decoded, {"x": 8}, *shapes, hardware=SLOW).state == (1, 2)  # a cache, layer by layer
     assert jbdot.plan_program(jax.grad(lambda w: jnp.sum(w @ w)), {"x": 8}, SQUARE, hardware=SLOW).state == ()
 
 

@@ -11,7 +11,8 @@ from jax import numpy as jnp
 from records import DEVIATIONS
 
 import jbdot
-from benchmarks import communication, regret_report
+from benchmarks import communication, programs, regret_report
+from benchmarks.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -175,17 +176,31 @@ def test_readme_says_what_whole_steps_send():
     assert ("none sends more" in told) == all(one >= other for one, other in zip(before, after, strict=True))
 
 
+def test_readme_says_what_plans_of_whole_models_take():
+    path = RESULTS / "programs-jax-0.12.0.1.jsonl"
+    found = programs.outcomes([*map(json.loads, path.read_text().splitlines())])
+    planned = [one for one in found if one.plan and one.ratio(one.best)]
+    tutorial = [ratio for one in planned if (ratio := one.ratio(MODELS[one.program].tutorial)) is not None]
+    worst = 1 / min(one.ratio(one.best) or 1.0 for one in planned)
+    told = claimed("whole models on a mesh")
+    assert f"[{statistics.geometric_mean(tutorial):.2f} times](benchmarks/results/{path.stem}.md)" in told
+    assert f"in the geometric mean of {len(tutorial)}" in told
+    assert f"of {len(planned)} models, each on a topology," in told
+    assert f"the plan takes at most {worst:.2f} times the best by hand" in told
+
+
 def test_forecasts_are_as_near_as_the_page_says():
-    stored = (RESULTS / "communication-jax-0.12.0.1.jsonl").read_text().splitlines()
     said = " ".join((ROOT / "docs" / "pages" / "how-to" / "shard.md").read_text().split())
-    shares = []
-    for on in ("cpu", "v5e:4x4"):
-        found = [row for row in map(json.loads, stored) if row["on"] == on]
-        whole = sum(communication.is_close(row["expected"], row["compiled"]) for row in found)
-        assert f"sends in {whole} of {len(found)} cases, on CPU devices and for v5e:4x4" in said
-        near = [communication.is_close(*line[-2:]) for row in found for line in row["lines"]]
-        shares.append(f"{sum(near) / len(near):.0%}".replace("%", " %"))
-    assert f"for single lines in {' and '.join(shares)}." in said
+    for name, words in (("communication", "for single lines in {}."), ("communication-others", "single lines {}.")):
+        stored = (RESULTS / f"{name}-jax-0.12.0.1.jsonl").read_text().splitlines()
+        shares = []
+        for on in ("cpu", "v5e:4x4"):
+            found = [row for row in map(json.loads, stored) if row["on"] == on]
+            whole = sum(communication.is_close(row["expected"], row["compiled"]) for row in found)
+            assert f"{whole} of {len(found)} cases" in said
+            near = [communication.is_close(*line[-2:]) for row in found for line in row["lines"]]
+            shares.append(f"{sum(near) / len(near):.0%}".replace("%", " %"))
+        assert words.format(" and ".join(shares)) in said
 
 
 def test_readme_says_what_calls_cost():
