@@ -77,14 +77,16 @@ class Origins(Module):
         values = {name}
         for line in body.values():
             read = values.intersection(line.operands)
+            if not read or line.opcode in _HOLDING:
+                continue
             ends = [self._ends[self._starts[of]] for of in self._called(line) if self._starts.get(of) in self._ends]
-            if read and ends:
+            if ends:
                 values.update(end.name for _, end in ends)
-            elif read and line.opcode not in _HOLDING:
-                op_name, frames = self._reads(line, read)
-                if frames and op_name.rpartition("/")[2] not in _CARRIED:
-                    return op_name, frames
-                values.add(line.name)
+                continue
+            op_name, frames = self._reads(line, read)
+            if frames and op_name.rpartition("/")[2] not in _CARRIED:
+                return op_name, frames
+            values.add(line.name)
         return "", ()
 
     def end(self, collective: Instruction) -> tuple[str, Instruction] | None:
