@@ -481,9 +481,8 @@ MODELS: Final = {
 
 _MEDIUM: Final = {"d": 512, "f": 1024, "heads": 8, "length": 256, "batch": 32, "words": 2048, "depth": 2}
 _IMAGES: Final = {"side": 128, "patch": 16, "batch": 64, "classes": 1024, "depth": 2}
-MEDIUM: Final[
-    dict[str, Sizes]
-] = {  # on 16 devices, compiled in seconds (`python -m benchmarks.communication --others`)
+# Sizes on 16 devices that are compiled in seconds (`python -m benchmarks.communication --others`).
+MEDIUM: Final[dict[str, Sizes]] = {
     "decoder, 1B": {**_MEDIUM, "kv": 4},
     "experts": {**_MEDIUM, "kv": 8, "experts": 16},
     "encoder-decoder": _MEDIUM,

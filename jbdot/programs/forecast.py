@@ -27,13 +27,14 @@ from jbdot.many_devices.block import Block, MeshAxes, Sharding
 from jbdot.many_devices.candidates import Candidate
 from jbdot.programs import propagation
 from jbdot.programs.communication_row import part, source
-from jbdot.programs.propagated_dot import LISTS, MULTIPLIED, Dot
+from jbdot.programs.propagated_dot import MULTIPLIED, Dot
 from jbdot.programs.propagation import (
     CALL,
     attribute,
     axes_in,
     dtype_of,
     integers_in,
+    lists_in,
     shape_of,
     shardings_in,
     shardings_of,
@@ -411,7 +412,7 @@ class Forecast:
             reader = one
         if kind == "all-reduce" and self._is_scattered(value, axes):
             kind, got = "reduce-scatter", given // self._size(axes)
-        if reader is not None and reader.name in MULTIPLIED and reader is not source.owner:
+        if reader is not None and reader.name in MULTIPLIED and kind not in _SUMS:
             place = self._moved_at(value, self._place(reader, place), place)
         else:
             place = self._place(reader or one, place)
@@ -564,10 +565,10 @@ class Forecast:
 def _passed(gather: Any) -> MeshAxes:
     """Names the mesh axes that cut the rows of a table, which Shardy has put together for what takes whole rows."""
     value = gather.operands[0]
-    step, said = value.owner, str(attribute(gather, "dimension_numbers"))
+    step = value.owner
     if getattr(step, "name", "") != "sdy.all_gather" or len([*value.uses]) != 1:
         return ()
-    lists = {name: [int(dim) for dim in listed.split(",") if dim.strip()] for name, listed in LISTS.findall(said)}
+    lists = lists_in(attribute(gather, "dimension_numbers"))
     gathered = [axes_in(dim) for dim in re.findall(r"\{[^{}]*\}", str(step.attributes["gathering_axes"]))]
     rows = lists.get("collapsed_slice_dims", [])
     if lists.get("start_index_map") != rows or "operand_batching_dims" in lists or any(gathered[at] for at in rows):

@@ -20,11 +20,10 @@ from jbdot.many_devices.sharding_plan import plan_sharding
 from jbdot.many_devices.task import Task
 from jbdot.one_device.lowerings import LANES
 from jbdot.programs.communication_row import array
-from jbdot.programs.propagation import attribute, dtype_of, integers_in, shape_of
+from jbdot.programs.propagation import attribute, dtype_of, integers_in, lists_in, shape_of
 
 MULTIPLIED: Final = ("stablehlo.dot_general", "stablehlo.convolution")
-LISTS: Final = re.compile(r"(\w+) = \[([\d, ]*)\]")  # of dimension numbers
-_SIDES: Final = re.compile(r"\[([^\]]*)\]x\[([^\]]*)\]->\[([^\]]*)\]")  # those of a convolution
+_SIDES: Final = re.compile(r"\[([^\]]*)\]x\[([^\]]*)\]->\[([^\]]*)\]")  # dimension numbers of a convolution
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -123,9 +122,9 @@ def _laid(dot: Any, is_batched: bool) -> Laid:
 @functools.lru_cache(maxsize=1024)  # a program has many dots, and few contractions
 def _contraction(numbers: str, lhs_ndim: int, rhs_ndim: int) -> Contraction:
     """Reads dimension numbers: `#stablehlo.dot<lhs_batching_dimensions = [0], ...>`."""
-    lists = {name: tuple(map(int, filter(None, listed.split(",")))) for name, listed in LISTS.findall(numbers)}
+    lists = lists_in(numbers)
     contracting, batch = (
-        tuple(lists.get(f"{side}_{kind}_dimensions", ()) for side in ("lhs", "rhs"))
+        tuple(tuple(lists.get(f"{side}_{kind}_dimensions", ())) for side in ("lhs", "rhs"))
         for kind in ("contracting", "batching")
     )
     return Contraction.from_dimension_numbers((contracting, batch), lhs_ndim, rhs_ndim)

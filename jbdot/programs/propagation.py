@@ -198,9 +198,9 @@ def _selected(module: Any) -> None:
 
     for one in [one for one in operations(module) if one.name == "stablehlo.scatter" and len(one.operands) == 3]:
         into, indices, updates = one.operands
-        shape, said = shape_of(into) or (), str(one.attributes["scatter_dimension_numbers"])
+        shape, said = shape_of(into) or (), lists_in(one.attributes["scatter_dimension_numbers"])
         batch, batching, along, window = (
-            [int(dim) for dim in ",".join(re.findall(rf"\b{name} = \[([^\]]*)\]", said)).split(",") if dim]
+            said.get(name, [])
             for name in (
                 "input_batching_dims",
                 "scatter_indices_batching_dims",
@@ -260,8 +260,8 @@ def _ordered(module: Any) -> None:
         *rest, end = (one.operation for one in block.operations)
         made = {value: at for at, one in enumerate(rest) for value in one.results}
         read = [[made[value] for value in _read_by(one) if value in made] for one in rest]
-        used = {at for each in read for at in each} | {made[value] for value in end.operands if value in made}
         last = [made[value] for value in end.operands if value in made]
+        used = {at for each in (*read, last) for at in each}
         done: set[int] = set()
         waiting = [(at, False) for at in reversed([*(at for at in range(len(rest)) if at not in used), *last])]
         while waiting:
@@ -296,7 +296,7 @@ def _rule(one: Any) -> str:
     first, count = shapes[0], len(one.operands)
     summed, whole = set[str](), set[str]()
     if one.name == "chlo.ragged_dot":
-        terms, summed, whole = _ragged(str(one.attributes["ragged_dot_dimension_numbers"]), shapes)
+        terms, summed, whole = _ragged(lists_in(one.attributes["ragged_dot_dimension_numbers"]), shapes)
     elif one.name == "chlo.top_k":
         kept, whole = [f"kept {at}" for at in range(len(first) - 1)], {"given", "found"}
         terms = [[*kept, "given"], [*kept, "found"], [*kept, "found"]]
@@ -319,12 +319,11 @@ def _rule(one: Any) -> str:
     return f"#sdy.op_sharding_rule<{said}>"
 
 
-def _ragged(numbers: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[list[str]], set[str], set[str]]:
+def _ragged(at: dict[str, list[int]], shapes: Sequence[tuple[int, ...]]) -> tuple[list[list[str]], set[str], set[str]]:
     """Names the dimensions of a ragged dot, of its operands and its result; those that are added up; those kept whole.
 
     XLA has the rows, which are in groups, whole on each device, and the groups.
     """
-    at = {name: [int(dim) for dim in said.split(", ") if dim] for name, said in _LISTS.findall(numbers)}
     lhs, rhs, sizes = (
         [f"{name} {dim}" for dim in range(len(shape))] for name, shape in zip("abc", shapes, strict=False)
     )
@@ -368,6 +367,17 @@ def _read(text: str) -> tuple[Sharding, ...]:
 def attribute(operation: Any, name: str) -> Any:
     """Returns an attribute of an operation; None where it has none of the name."""
     return operation.attributes[name] if name in operation.attributes else None  # noqa: SIM401 - it has no get
+
+
+def lists_in(numbers: Any) -> dict[str, list[int]]:
+    """Reads dimension numbers; one of which nothing is said is not there.
+
+    Example:
+        >>> lists_in("#stablehlo.scatter<inserted_window_dims = [0, 2], index_vector_dim = 1>")
+        {'inserted_window_dims': [0, 2]}
+    """
+    found = _LISTS.findall(str(numbers))
+    return {name: [int(dim) for dim in listed.split(",") if dim.strip()] for name, listed in found}
 
 
 def integers_in(listed: Any) -> list[int]:
